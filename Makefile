@@ -1,0 +1,85 @@
+# Everything that a developer or CI runs. Nothing is needed beforehand but Go, make, git
+# and bash: the tools below are built into .bin/ when a target needs them.
+
+BUF_VERSION                := v1.75.0
+PROTOC_GEN_GO_VERSION      := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+GOLANGCI_VERSION           := v2.15.0
+
+# Each tool has a directory named after its version, so that a new version is built anew.
+TOOLS    := $(CURDIR)/.bin
+BUF      := $(TOOLS)/buf-$(BUF_VERSION)/buf
+GEN_GO   := $(TOOLS)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)/protoc-gen-go
+GEN_GRPC := $(TOOLS)/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)/protoc-gen-go-grpc
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+
+# How long `make fuzz` spends on each target.
+T ?= 60s
+
+# Without a C compiler the result is the same: static programs, Go's own code throughout.
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint gen gen-check vectors fuzz crash bench cover demo check clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+build: ## build bin/keytraild and bin/keytrail
+	go build -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail
+
+test: ## run the tests
+	go test -timeout 5m ./...
+
+race: ## run the tests with the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -short -timeout 15m ./...
+
+lint: $(GOLANGCI) $(BUF) ## check format and style of Go and protobuf code
+	$(GOLANGCI) run
+	cd proto && $(BUF) lint
+
+gen: $(BUF) $(GEN_GO) $(GEN_GRPC) ## generate the protobuf code
+	cd proto && PATH=$(dir $(GEN_GO)):$(dir $(GEN_GRPC)):$$PATH $(BUF) generate
+
+gen-check: $(BUF) $(GEN_GO) $(GEN_GRPC) ## check that the generated code is current
+	@rm -rf .cache/gen && mkdir -p .cache/gen/proto
+	cd proto && PATH=$(dir $(GEN_GO)):$(dir $(GEN_GRPC)):$$PATH $(BUF) generate -o $(CURDIR)/.cache/gen/proto
+	diff -r -x '*.proto' .cache/gen/proto/keytrail proto/keytrail
+
+vectors: ## write the golden vectors of testdata/vectors anew
+	go test -count=1 -run Vectors $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -args -update
+
+fuzz: ## run every fuzz target for T (60s) and stop at the first finding
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's,^(.*)/[^/]*:func ,\1 ,' | sort -u | \
+	while read -r dir name; do echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(T) "$$dir" </dev/null || exit 1; done
+
+crash: ## run the long crash, power-loss and model tests
+	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
+
+bench: ## run the benchmarks
+	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+cover: ## measure test coverage into .cache/cover.out
+	@mkdir -p .cache
+	go test -timeout 15m -coverpkg ./... -coverprofile .cache/cover.out ./...
+	go tool cover -func .cache/cover.out | tail -n 1
+
+demo: build ## the main job on a real audit log, told as a story
+	PATH=$(CURDIR)/bin:$$PATH bash cmd/keytrail/demo/demo.sh
+
+check: gen-check lint test ## what CI runs on a change
+
+clean: ## remove everything that the targets made, tools included
+	rm -rf bin .bin .cache
+
+$(BUF):
+	GOBIN=$(@D) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(GEN_GO):
+	GOBIN=$(@D) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(GEN_GRPC):
+	GOBIN=$(@D) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+
+$(GOLANGCI):
+	GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
