@@ -1,0 +1,321 @@
+// Package index is the writer's memory of what is in the log: at which index an event id
+// stands, and which record is the last of each key.
+//
+// It is derived from the log, in a Pebble directory of its own: deleting it while the log
+// is stopped loses nothing. Rows are written without waiting for the disk, together with
+// the size and root up to which they reach; after a crash the log reads on from there
+// before it takes the first append. It is trusted for promise 3 (the same event has one
+// place) and promise 6 (key histories have no gap), which is why it is never used at a
+// root that is not the log's own.
+//
+// Lookups may run concurrently with each other and with Apply; Apply and Reset are called
+// by one goroutine at a time.
+package index
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Rows. Ids are SHA-256 (event.ID, event.KeyID) and are stored whole: with less, somebody
+// could look for two events that share an id and have one of them dropped.
+const (
+	rowCursor = 'c' // c → be64 size, 32 bytes root
+	rowEvent  = 'e' // e | event id → be64 index
+	rowKey    = 'k' // k | key id → be64 sequence, be64 index
+
+	idSize      = 32
+	formatValue = "keytrail index 1"
+)
+
+var (
+	cursorKey = []byte{rowCursor}
+	formatKey = []byte("format")
+)
+
+// syncEvery is how many entries may be applied before the rows are forced to the disk,
+// which bounds what has to be read again after a power loss.
+const syncEvery = 1 << 18
+
+// Cursor is how far the index reaches: the tree of Size entries with that Root.
+type Cursor struct {
+	Size uint64
+	Root [32]byte
+}
+
+// KeyHead is the last record of a key.
+type KeyHead struct {
+	// Sequence is the record's number in the key's history, from 1; 0 means no record.
+	Sequence uint64
+	// Index is the record's index.
+	Index uint64
+}
+
+// Row is what one record adds.
+type Row struct {
+	Index uint64
+	// Event is the event's id (event.ID).
+	Event [idSize]byte
+	// Key is the key's id (event.KeyID), meaningful when KeySequence is not 0.
+	Key         [idSize]byte
+	KeySequence uint64
+}
+
+// Options tune an index. The zero value is right.
+type Options struct {
+	// FS replaces the file system, for tests.
+	FS vfs.FS
+	// Logger, nil for none.
+	Logger *slog.Logger
+}
+
+// Index is an open index.
+type Index struct {
+	db       *pebble.DB
+	lock     *pebble.Lock
+	cursor   Cursor
+	applied  atomic.Uint64
+	unsynced uint64
+}
+
+// Open opens the index in dir and makes an empty one where there is none. A directory
+// that cannot be read, or that an older program wrote, is emptied: it can be rebuilt.
+func Open(dir string, opts Options) (*Index, error) {
+	x, err := open(dir, opts)
+	if err == nil {
+		return x, nil
+	}
+	if opts.FS != nil || errors.Is(err, errInUse) {
+		return nil, err
+	}
+	if opts.Logger != nil {
+		opts.Logger.Warn("index cannot be read and is rebuilt from the log", slog.Any("error", err))
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("emptying the index: %w", err)
+	}
+	return open(dir, opts)
+}
+
+var errInUse = errors.New("index is in use by another process")
+
+func open(dir string, opts Options) (*Index, error) {
+	fs := opts.FS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the index directory: %w", err)
+	}
+	lock, err := pebble.LockDirectory(dir, fs)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%s): %w", errInUse, dir, err)
+	}
+	db, err := pebble.Open(dir, options(fs, lock, opts.Logger))
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("opening the index: %w", err)
+	}
+	x := &Index{db: db, lock: lock}
+	if err := x.load(); err != nil {
+		x.closeFiles()
+		return nil, err
+	}
+	return x, nil
+}
+
+func (x *Index) load() error {
+	format, err := x.get(formatKey)
+	if err != nil {
+		return fmt.Errorf("reading the index's format: %w", err)
+	}
+	if format != nil && string(format) != formatValue {
+		return fmt.Errorf("index has format %q, this program writes %q", format, formatValue)
+	}
+	b, err := x.get(cursorKey)
+	if err != nil {
+		return fmt.Errorf("reading the index's cursor: %w", err)
+	}
+	if b == nil {
+		return x.db.Set(formatKey, []byte(formatValue), pebble.NoSync)
+	}
+	if len(b) != 8+32 {
+		return fmt.Errorf("index's cursor has %d bytes", len(b))
+	}
+	x.cursor.Size = binary.BigEndian.Uint64(b)
+	copy(x.cursor.Root[:], b[8:])
+	x.applied.Store(x.cursor.Size)
+	return nil
+}
+
+func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) *pebble.Options {
+	o := &pebble.Options{
+		FS:   fs,
+		Lock: lock,
+		// Rows are small and ids random: large memtables keep the number of
+		// compactions down.
+		MemTableSize:       32 << 20,
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             quiet{logger},
+	}
+	// Nearly every lookup of an event id is for one that is not there; the filter
+	// answers it without reading a block.
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].FilterType = pebble.TableFilter
+	}
+	return o
+}
+
+// Cursor returns how far the index reaches.
+func (x *Index) Cursor() Cursor { return x.cursor }
+
+// Applied returns how many records the index has taken; lookups that begin after it has
+// returned n see all records below n. Safe for concurrent use.
+func (x *Index) Applied() uint64 { return x.applied.Load() }
+
+// Event returns the index of the event with an id.
+func (x *Index) Event(id *[idSize]byte) (index uint64, ok bool, err error) {
+	var key [1 + idSize]byte
+	key[0] = rowEvent
+	copy(key[1:], id[:])
+	v, closer, err := x.db.Get(key[:])
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("looking up an event id: %w", err)
+	}
+	defer closer.Close()
+	if len(v) != 8 {
+		return 0, false, fmt.Errorf("looking up an event id: row has %d bytes", len(v))
+	}
+	return binary.BigEndian.Uint64(v), true, nil
+}
+
+// Key returns the last record of a key, the zero KeyHead when there is none.
+func (x *Index) Key(id *[idSize]byte) (KeyHead, error) {
+	var key [1 + idSize]byte
+	key[0] = rowKey
+	copy(key[1:], id[:])
+	v, closer, err := x.db.Get(key[:])
+	if errors.Is(err, pebble.ErrNotFound) {
+		return KeyHead{}, nil
+	}
+	if err != nil {
+		return KeyHead{}, fmt.Errorf("looking up a key: %w", err)
+	}
+	defer closer.Close()
+	if len(v) != 16 {
+		return KeyHead{}, fmt.Errorf("looking up a key: row has %d bytes", len(v))
+	}
+	return KeyHead{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}, nil
+}
+
+// Apply adds the rows of consecutive records, which end at c.
+func (x *Index) Apply(rows []Row, c Cursor) error {
+	b := x.db.NewBatchWithSize(len(rows) * 96)
+	defer b.Close()
+	var buf [16]byte
+	var key [1 + idSize]byte
+	for i := range rows {
+		r := &rows[i]
+		key[0] = rowEvent
+		copy(key[1:], r.Event[:])
+		binary.BigEndian.PutUint64(buf[:], r.Index)
+		if err := b.Set(key[:], buf[:8], nil); err != nil {
+			return fmt.Errorf("indexing %d records: %w", len(rows), err)
+		}
+		if r.KeySequence == 0 {
+			continue
+		}
+		key[0] = rowKey
+		copy(key[1:], r.Key[:])
+		binary.BigEndian.PutUint64(buf[:], r.KeySequence)
+		binary.BigEndian.PutUint64(buf[8:], r.Index)
+		if err := b.Set(key[:], buf[:16], nil); err != nil {
+			return fmt.Errorf("indexing %d records: %w", len(rows), err)
+		}
+	}
+	var cur [8 + 32]byte
+	binary.BigEndian.PutUint64(cur[:], c.Size)
+	copy(cur[8:], c.Root[:])
+	if err := b.Set(cursorKey, cur[:], nil); err != nil {
+		return fmt.Errorf("indexing %d records: %w", len(rows), err)
+	}
+	mode := pebble.NoSync
+	if x.unsynced += uint64(len(rows)); x.unsynced >= syncEvery {
+		mode, x.unsynced = pebble.Sync, 0
+	}
+	if err := b.Commit(mode); err != nil {
+		return fmt.Errorf("indexing %d records: %w", len(rows), err)
+	}
+	x.cursor = c
+	x.applied.Store(c.Size)
+	return nil
+}
+
+// Reset empties the index.
+func (x *Index) Reset() error {
+	for _, prefix := range []byte{rowEvent, rowKey} {
+		if err := x.db.DeleteRange([]byte{prefix}, []byte{prefix + 1}, pebble.NoSync); err != nil {
+			return fmt.Errorf("emptying the index: %w", err)
+		}
+	}
+	if err := x.db.Delete(cursorKey, pebble.Sync); err != nil {
+		return fmt.Errorf("emptying the index: %w", err)
+	}
+	x.cursor = Cursor{}
+	x.applied.Store(0)
+	return nil
+}
+
+// Close makes the rows durable and closes the index.
+func (x *Index) Close() error {
+	err := x.db.LogData(nil, pebble.Sync)
+	if err := errors.Join(err, x.closeFiles()); err != nil {
+		return fmt.Errorf("closing the index: %w", err)
+	}
+	return nil
+}
+
+func (x *Index) closeFiles() error { return errors.Join(x.db.Close(), x.lock.Close()) }
+
+// get returns a copy of a row, nil when there is none.
+func (x *Index) get(key []byte) ([]byte, error) {
+	v, closer, err := x.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer closer.Close()
+	return append([]byte{}, v...), nil
+}
+
+// quiet hands Pebble's log on at debug level; the index reports its errors itself.
+type quiet struct{ l *slog.Logger }
+
+func (q quiet) Infof(format string, args ...any) {
+	if q.l != nil {
+		q.l.Debug(fmt.Sprintf(format, args...))
+	}
+}
+
+func (q quiet) Errorf(format string, args ...any) {
+	if q.l != nil {
+		q.l.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+// Fatalf is called by Pebble when it cannot go on, and must not return.
+func (q quiet) Fatalf(format string, args ...any) { panic("index: " + fmt.Sprintf(format, args...)) }

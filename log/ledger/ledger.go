@@ -1,0 +1,198 @@
+// Package ledger is the signer's own memory of the largest tree it ever signed, kept in
+// one file apart from the log's data.
+//
+// It is what keeps the log at one tree (promise 2) when the data under it is replaced: by
+// a restored backup, a copied directory, a second process, a flipped bit. The rule is that
+// Advance has returned before a signature is made, and that nothing smaller, and nothing
+// else of the same size, is ever signed after. It is trusted for exactly that: whoever can
+// set the ledger back together with the store can make the log sign a second history,
+// which then only witnesses notice.
+//
+// The file holds two slots that are written in turn and synced, so that a torn write
+// costs the newer state, for which no signature exists yet, and never the older one.
+// A Ledger is for one goroutine at a time and is locked against other processes.
+package ledger
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// State is the largest tree signed, or about to be signed. Size 0 with the empty tree's
+// root stands for a log that signed no entry yet.
+type State struct {
+	Size uint64
+	Root [32]byte
+}
+
+// Errors, to be matched with errors.Is.
+var (
+	// ErrRegression means that the ledger holds a larger tree, or another root of the size.
+	ErrRegression = errors.New("ledger: a larger or different tree has been signed")
+	// ErrCorrupt means that neither slot of the file can be read.
+	ErrCorrupt = errors.New("ledger: file is damaged")
+	// ErrOrigin means that the file belongs to another log.
+	ErrOrigin = errors.New("ledger: belongs to another log")
+	// ErrLocked means that another process holds the file.
+	ErrLocked = errors.New("ledger: in use by another process")
+)
+
+// A slot is 512 bytes, the sector size below which disks do not tear a write:
+//
+//	magic[16] | be64 counter | be64 size | root[32] | SHA-256(origin)[32] | zeros | SHA-256 of all before[32]
+const (
+	slotSize = 512
+	magic    = "keytrail/ledger1"
+	sumAt    = slotSize - sha256.Size
+)
+
+// EmptyState is the state of a log that has no entry.
+func EmptyState() State { return State{Root: sha256.Sum256(nil)} }
+
+// Ledger is an open ledger.
+type Ledger struct {
+	f       *os.File
+	origin  [sha256.Size]byte
+	state   State
+	counter uint64
+	broken  error
+}
+
+// Create makes the ledger of a new log, 0600, and syncs it and its directory. It refuses
+// a file that exists: fs.ErrExist.
+func Create(path, origin string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("creating the signer's ledger: %w", err)
+	}
+	defer f.Close()
+	l := &Ledger{f: f, origin: sha256.Sum256([]byte(origin)), state: EmptyState()}
+	for range 2 {
+		if err := l.write(l.state); err != nil {
+			return fmt.Errorf("creating the signer's ledger: %w", err)
+		}
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("syncing the signer's directory: %w", err)
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("syncing the signer's directory: %w", err)
+	}
+	return nil
+}
+
+// Open opens the ledger of a log. A missing file is fs.ErrNotExist: it is never made anew
+// here, because a signer without memory could sign a second tree.
+func Open(path, origin string) (*Ledger, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the signer's ledger: %w", err)
+	}
+	l := &Ledger{f: f, origin: sha256.Sum256([]byte(origin))}
+	if err := l.load(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("opening the signer's ledger %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func (l *Ledger) load() error {
+	info, err := l.f.Stat()
+	if err != nil {
+		return err
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("%w: mode is %04o, must be 0600", fs.ErrPermission, perm)
+	}
+	if err := syscall.Flock(int(l.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return ErrLocked
+	}
+	found := false
+	for i := range 2 {
+		var b [slotSize]byte
+		if _, err := l.f.ReadAt(b[:], int64(i)*slotSize); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		counter, st, origin, ok := parseSlot(b[:])
+		if !ok || (found && counter <= l.counter) {
+			continue
+		}
+		if origin != l.origin {
+			return ErrOrigin
+		}
+		l.counter, l.state, found = counter, st, true
+	}
+	if !found {
+		return ErrCorrupt
+	}
+	return nil
+}
+
+func parseSlot(b []byte) (counter uint64, st State, origin [32]byte, ok bool) {
+	sum := sha256.Sum256(b[:sumAt])
+	if !bytes.Equal(sum[:], b[sumAt:]) || string(b[:16]) != magic {
+		return 0, State{}, origin, false
+	}
+	counter = binary.BigEndian.Uint64(b[16:])
+	st.Size = binary.BigEndian.Uint64(b[24:])
+	copy(st.Root[:], b[32:])
+	copy(origin[:], b[64:])
+	return counter, st, origin, true
+}
+
+// State returns the largest tree that was signed or was about to be.
+func (l *Ledger) State() State { return l.state }
+
+// Advance makes st the largest tree, durably, before it returns. The same state again
+// needs no write. A smaller size, or another root of the same size, is ErrRegression.
+// After any other error the file's content is unknown and the ledger refuses for good.
+func (l *Ledger) Advance(st State) error {
+	if l.broken != nil {
+		return fmt.Errorf("advancing the signer's ledger after an earlier failure: %w", l.broken)
+	}
+	if st == l.state {
+		return nil
+	}
+	if st.Size <= l.state.Size {
+		return fmt.Errorf("%w: ledger has size %d root %x, asked to sign size %d root %x",
+			ErrRegression, l.state.Size, l.state.Root, st.Size, st.Root)
+	}
+	if err := l.write(st); err != nil {
+		l.broken = err
+		return fmt.Errorf("advancing the signer's ledger to size %d: %w", st.Size, err)
+	}
+	return nil
+}
+
+func (l *Ledger) write(st State) error {
+	var b [slotSize]byte
+	copy(b[:], magic)
+	binary.BigEndian.PutUint64(b[16:], l.counter+1)
+	binary.BigEndian.PutUint64(b[24:], st.Size)
+	copy(b[32:], st.Root[:])
+	copy(b[64:], l.origin[:])
+	sum := sha256.Sum256(b[:sumAt])
+	copy(b[sumAt:], sum[:])
+	if _, err := l.f.WriteAt(b[:], int64((l.counter+1)%2)*slotSize); err != nil {
+		return err
+	}
+	if err := l.f.Sync(); err != nil {
+		return err
+	}
+	l.counter++
+	l.state = st
+	return nil
+}
+
+// Close releases the ledger.
+func (l *Ledger) Close() error { return l.f.Close() }

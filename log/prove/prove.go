@@ -1,0 +1,219 @@
+// Package prove computes inclusion proofs, consistency proofs and roots from the tiles
+// that a store holds.
+//
+// It reads at most one tile a level and keeps the inner nodes of full tiles, which never
+// change, in a bounded cache. A Prover may be used concurrently and makes nothing durable.
+// It is trusted for nothing: every proof can be checked against a signed checkpoint, and
+// the signer checks what it signs with a Prover that caches nothing.
+package prove
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+
+	"github.com/keytrail/keytrail/storage"
+)
+
+// Hash is a node of the tree (SHA-256).
+type Hash = [storage.HashSize]byte
+
+// ErrRange means that an index or size lies outside the tree that was asked for.
+var ErrRange = errors.New("prove: index or size out of range")
+
+const tileHeight = 8
+
+// Tiles is what a Prover reads; storage.Store and a remote tile reader satisfy it.
+type Tiles interface {
+	// Tile as storage.Store.Tile.
+	Tile(ctx context.Context, level uint8, index uint64, width int) ([]byte, error)
+}
+
+// Prover computes proofs.
+type Prover struct {
+	tiles Tiles
+	cache *lru.Cache[tileID, *fullTile]
+}
+
+type tileID struct {
+	level uint8
+	index uint64
+}
+
+// fullTile is a full tile with its inner nodes: nodes[h] holds the 2^(8-h) nodes of
+// height h, 16 KiB in all.
+type fullTile [tileHeight + 1][]Hash
+
+// New returns a Prover that keeps up to cacheTiles full tiles of 16 KiB each; 0 keeps none.
+func New(tiles Tiles, cacheTiles int) *Prover {
+	p := &Prover{tiles: tiles}
+	if cacheTiles > 0 {
+		// The only error is a size that is not positive.
+		p.cache, _ = lru.New[tileID, *fullTile](cacheTiles)
+	}
+	return p
+}
+
+// Inclusion returns the proof that the leaf at index is in the tree of size, leaf's
+// sibling first (RFC 6962 section 2.1.1).
+func (p *Prover) Inclusion(ctx context.Context, index, size uint64) ([]Hash, error) {
+	if index >= size {
+		return nil, fmt.Errorf("%w: index %d in a tree of %d", ErrRange, index, size)
+	}
+	nodes, err := proof.Inclusion(index, size)
+	if err != nil {
+		return nil, fmt.Errorf("planning an inclusion proof: %w", err)
+	}
+	return p.proof(ctx, nodes, size)
+}
+
+// Consistency returns the proof that the tree of size to extends that of size from (RFC
+// 6962 section 2.1.2); it is empty when from is 0 or equals to.
+func (p *Prover) Consistency(ctx context.Context, from, to uint64) ([]Hash, error) {
+	if from > to {
+		return nil, fmt.Errorf("%w: from size %d to size %d", ErrRange, from, to)
+	}
+	if from == 0 || from == to {
+		return nil, nil
+	}
+	nodes, err := proof.Consistency(from, to)
+	if err != nil {
+		return nil, fmt.Errorf("planning a consistency proof: %w", err)
+	}
+	return p.proof(ctx, nodes, to)
+}
+
+// Root returns the root of the tree of size.
+func (p *Prover) Root(ctx context.Context, size uint64) (Hash, error) {
+	if size == 0 {
+		return sha256.Sum256(nil), nil
+	}
+	ids := compact.RangeNodes(0, size, nil)
+	root, err := p.node(ctx, ids[len(ids)-1], size)
+	if err != nil {
+		return Hash{}, err
+	}
+	for i := len(ids) - 2; i >= 0; i-- {
+		left, err := p.node(ctx, ids[i], size)
+		if err != nil {
+			return Hash{}, err
+		}
+		root = HashChildren(&left, &root)
+	}
+	return root, nil
+}
+
+// LeafHash returns the hash of the leaf at index of the tree of size.
+func (p *Prover) LeafHash(ctx context.Context, index, size uint64) (Hash, error) {
+	if index >= size {
+		return Hash{}, fmt.Errorf("%w: index %d in a tree of %d", ErrRange, index, size)
+	}
+	return p.node(ctx, compact.NodeID{Index: index}, size)
+}
+
+func (p *Prover) proof(ctx context.Context, nodes proof.Nodes, size uint64) ([]Hash, error) {
+	raw := make([][]byte, len(nodes.IDs))
+	for i, id := range nodes.IDs {
+		h, err := p.node(ctx, id, size)
+		if err != nil {
+			return nil, err
+		}
+		raw[i] = h[:]
+	}
+	raw, err := nodes.Rehash(raw, rfc6962.DefaultHasher.HashChildren)
+	if err != nil {
+		return nil, fmt.Errorf("folding a proof: %w", err)
+	}
+	hashes := make([]Hash, len(raw))
+	for i := range raw {
+		copy(hashes[i][:], raw[i])
+	}
+	return hashes, nil
+}
+
+// node returns the hash of a complete subtree of the tree of size.
+func (p *Prover) node(ctx context.Context, id compact.NodeID, size uint64) (Hash, error) {
+	level := uint8(id.Level / tileHeight)
+	height := id.Level % tileHeight
+	first := id.Index << height // first entry of the tile's level under the node
+	tile, at := first/256, first%256
+	if size>>(uint(level)*tileHeight) >= (tile+1)*256 {
+		full, err := p.full(ctx, level, tile)
+		if err != nil {
+			return Hash{}, err
+		}
+		return full[height][at>>height], nil
+	}
+	// A tile that still grows: read only as far as the node needs.
+	end := at + 1<<height
+	b, err := p.tiles.Tile(ctx, level, tile, int(end))
+	if err != nil {
+		return Hash{}, fmt.Errorf("reading tile %d/%d: %w", level, tile, err)
+	}
+	row := make([]Hash, 1<<height)
+	for i := range row {
+		copy(row[i][:], b[(int(at)+i)*storage.HashSize:])
+	}
+	for len(row) > 1 {
+		row = parents(row)
+	}
+	return row[0], nil
+}
+
+func (p *Prover) full(ctx context.Context, level uint8, index uint64) (*fullTile, error) {
+	id := tileID{level, index}
+	if p.cache != nil {
+		if t, ok := p.cache.Get(id); ok {
+			return t, nil
+		}
+	}
+	b, err := p.tiles.Tile(ctx, level, index, 256)
+	if err != nil {
+		return nil, fmt.Errorf("reading tile %d/%d: %w", level, index, err)
+	}
+	if len(b) != 256*storage.HashSize {
+		return nil, fmt.Errorf("reading tile %d/%d: %w: %d bytes", level, index, storage.ErrCorrupt, len(b))
+	}
+	var t fullTile
+	t[0] = make([]Hash, 256)
+	for i := range t[0] {
+		copy(t[0][i][:], b[i*storage.HashSize:])
+	}
+	for h := range tileHeight {
+		t[h+1] = parents(t[h])
+	}
+	if p.cache != nil {
+		p.cache.Add(id, &t)
+	}
+	return &t, nil
+}
+
+func parents(row []Hash) []Hash {
+	up := make([]Hash, len(row)/2)
+	for i := range up {
+		up[i] = HashChildren(&row[2*i], &row[2*i+1])
+	}
+	return up
+}
+
+// HashChildren is the RFC 6962 hash of an inner node.
+func HashChildren(left, right *Hash) Hash {
+	var b [1 + 2*storage.HashSize]byte
+	b[0] = rfc6962.RFC6962NodeHashPrefix
+	copy(b[1:], left[:])
+	copy(b[1+storage.HashSize:], right[:])
+	return sha256.Sum256(b[:])
+}
+
+// HashLeaf is the RFC 6962 hash of a leaf.
+func HashLeaf(leaf []byte) Hash {
+	var small [64]byte
+	b := append(small[:0], rfc6962.RFC6962LeafHashPrefix)
+	return sha256.Sum256(append(b, leaf...))
+}
