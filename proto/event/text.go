@@ -1,0 +1,88 @@
+package event
+
+import (
+	"unicode"
+	"unicode/utf8"
+)
+
+// charset is what a string may hold besides printable characters. All strings are UTF-8
+// without control characters (Unicode Cc), line separators (U+2028, U+2029) and marks
+// that turn the direction of writing (bidi embeddings, overrides, isolates): they make a
+// log line or a table show something else than it holds.
+type charset uint8
+
+const (
+	// identifier allows no invisible format characters (Unicode Cf) either, so that
+	// what looks the same is the same as far as that goes.
+	identifier charset = iota
+	// line is one line of free text.
+	line
+	// text is free text that may hold line feeds and tabs.
+	text
+)
+
+// str checks a string that may be empty, of at most limit bytes.
+func (c *checker) str(field, s string, limit int, cs charset) {
+	if len(s) > limit {
+		c.add(field, "is %d bytes long; the limit is %d", len(s), limit)
+		return
+	}
+	if !printableASCII(s) {
+		c.unusual(field, s, cs)
+	}
+}
+
+// id checks an identifier that may be empty.
+func (c *checker) id(field, s string, limit int) { c.str(field, s, limit, identifier) }
+
+// required checks an identifier that may not be empty.
+func (c *checker) required(field, s string, limit int) {
+	if s == "" {
+		c.add(field, "is required")
+		return
+	}
+	c.str(field, s, limit, identifier)
+}
+
+// printableASCII is the fast path: nearly every string of nearly every event.
+func printableASCII(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i]-0x20 > 0x7e-0x20 {
+			return false
+		}
+	}
+	return true
+}
+
+// unusual names the first character that is not allowed, and where it stands.
+func (c *checker) unusual(field, s string, cs charset) {
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			c.add(field, "is not valid UTF-8 at byte %d", i)
+			return
+		}
+		if what := forbidden(r, cs); what != "" {
+			c.add(field, "holds %s %U at byte %d", what, r, i)
+			return
+		}
+		i += size
+	}
+}
+
+// forbidden says what kind of character a forbidden one is, and "" of an allowed one.
+func forbidden(r rune, cs charset) string {
+	switch {
+	case cs == text && (r == '\n' || r == '\t'):
+		return ""
+	case unicode.Is(unicode.Cc, r):
+		return "the control character"
+	case r == 0x2028 || r == 0x2029:
+		return "the line separator"
+	case unicode.Is(unicode.Bidi_Control, r) && r != 0x200e && r != 0x200f && r != 0x061c:
+		return "the direction control"
+	case cs == identifier && unicode.Is(unicode.Cf, r):
+		return "the invisible character"
+	}
+	return ""
+}
