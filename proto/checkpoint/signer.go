@@ -1,0 +1,192 @@
+package checkpoint
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"filippo.io/mldsa"
+
+	"github.com/keytrail/keytrail/proto/internal/line"
+)
+
+// signerPrefix begins the encoding of a private key.
+const signerPrefix = "PRIVATE+KEY+"
+
+// SignerKey is a private key with its name. Whatever prints it shows the public key id
+// only; Encode alone returns the secret. Safe for concurrent use.
+type SignerKey struct {
+	verifier VerifierKey
+	// secret is a pointer because fmt calls no method of an unexported field: where a
+	// key is part of something that is printed, only an address shows.
+	secret *secret
+}
+
+type secret struct {
+	// seed is what the key is derived from: 32 bytes for either algorithm.
+	seed []byte
+	// One of the two is set.
+	ed25519 ed25519.PrivateKey
+	mldsa   *mldsa.PrivateKey
+}
+
+// GenerateEd25519 returns a new Ed25519 key of TypeEd25519, as a log signs with.
+func GenerateEd25519(name string) (*SignerKey, error) {
+	return generate(name, TypeEd25519)
+}
+
+// GenerateEd25519Cosigner returns a new Ed25519 key of TypeEd25519Cosignature, as a
+// witness signs with.
+func GenerateEd25519Cosigner(name string) (*SignerKey, error) {
+	return generate(name, TypeEd25519Cosignature)
+}
+
+// GenerateMLDSA44 returns a new ML-DSA-44 key, as logs and witnesses sign with.
+func GenerateMLDSA44(name string) (*SignerKey, error) {
+	return generate(name, TypeMLDSA44)
+}
+
+// seedSize is the size in bytes of the secret behind a key of either algorithm.
+const seedSize = 32
+
+func generate(name string, typ KeyType) (*SignerKey, error) {
+	seed := make([]byte, seedSize)
+	// Read never returns an error and always fills seed.
+	rand.Read(seed)
+	return NewSignerKey(name, typ, seed)
+}
+
+// NewSignerKey returns the key of a name and a kind that a secret seed of 32 bytes gives.
+func NewSignerKey(name string, typ KeyType, seed []byte) (*SignerKey, error) {
+	if len(seed) != seedSize {
+		return nil, fmt.Errorf("checkpoint: signer key: seed of %d bytes, not %d", len(seed), seedSize)
+	}
+	k := &secret{seed: bytes.Clone(seed)}
+	var public []byte
+	switch typ {
+	case TypeEd25519, TypeEd25519Cosignature:
+		k.ed25519 = ed25519.NewKeyFromSeed(seed)
+		public = k.ed25519.Public().(ed25519.PublicKey)
+	case TypeMLDSA44:
+		var err error
+		if k.mldsa, err = mldsa.NewPrivateKey(mldsa.MLDSA44(), seed); err != nil {
+			return nil, errors.New("checkpoint: signer key: ML-DSA-44 key is malformed")
+		}
+		public = k.mldsa.PublicKey().Bytes()
+	default:
+		return nil, fmt.Errorf("checkpoint: signer key: %v is not supported", typ)
+	}
+	v, err := NewVerifierKey(name, typ, public)
+	if err != nil {
+		return nil, err
+	}
+	return &SignerKey{verifier: v, secret: k}, nil
+}
+
+// ParseSignerKey reads PRIVATE+KEY+NAME+ID+BASE64, as Encode, sumdb/note and
+// transparency-dev/formats write it. Its errors hold nothing of the key.
+func ParseSignerKey(skey string) (*SignerKey, error) {
+	rest, ok := strings.CutPrefix(skey, signerPrefix)
+	if !ok {
+		return nil, errors.New("checkpoint: signer key: does not begin with " + signerPrefix)
+	}
+	name, rest, _ := strings.Cut(rest, "+")
+	id, typ, seed, err := parseKey(rest)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: signer key: %w", err)
+	}
+	k, err := NewSignerKey(name, typ, seed)
+	if err != nil {
+		return nil, err
+	}
+	if k.verifier.id != id {
+		return nil, errors.New("checkpoint: signer key: key id does not belong to name and key")
+	}
+	return k, nil
+}
+
+// Encode returns the secret encoding that ParseSignerKey reads.
+func (k SignerKey) Encode() string {
+	b := fmt.Appendf(nil, "%s%s+%08x+", signerPrefix, k.verifier.name, k.verifier.id)
+	return string(line.AppendBase64(b, append([]byte{byte(k.verifier.typ)}, k.secret.seed...)))
+}
+
+// Name returns the key's name.
+func (k SignerKey) Name() string { return k.verifier.name }
+
+// VerifierKey returns the public key.
+func (k SignerKey) VerifierKey() VerifierKey { return k.verifier }
+
+// Sign signs c. The timestamp, in seconds since 1970, goes into signatures of the kinds
+// that carry one and is ignored by TypeEd25519.
+func (k SignerKey) Sign(c Checkpoint, timestamp uint64) (Signature, error) {
+	if err := c.Validate(); err != nil {
+		return Signature{}, err
+	}
+	if timestamp > maxTimestamp {
+		return Signature{}, fmt.Errorf("checkpoint: timestamp %d is above 2^63-1", timestamp)
+	}
+	msg, err := message(k.verifier.name, k.verifier.typ, c, timestamp)
+	if err != nil {
+		return Signature{}, err
+	}
+	var sig []byte
+	if k.verifier.typ.Timestamped() {
+		sig = binary.BigEndian.AppendUint64(sig, timestamp)
+	}
+	if k.verifier.typ == TypeMLDSA44 {
+		s, err := k.secret.mldsa.Sign(nil, msg, nil)
+		if err != nil {
+			return Signature{}, fmt.Errorf("checkpoint: signing with ML-DSA-44: %w", err)
+		}
+		sig = append(sig, s...)
+	} else {
+		sig = append(sig, ed25519.Sign(k.secret.ed25519, msg)...)
+	}
+	return Signature{Name: k.verifier.name, KeyID: k.verifier.id, Sig: sig}, nil
+}
+
+// SignNote returns c as a note with one signature of each signer, in their order. A
+// signature with a time states t in whole seconds: for a log's own ML-DSA-44 key that is
+// when it signs, by its own clock.
+func SignNote(c Checkpoint, t time.Time, signers ...*SignerKey) ([]byte, error) {
+	if len(signers) == 0 {
+		return nil, errors.New("checkpoint: no signer")
+	}
+	if t.Unix() < 0 {
+		return nil, errors.New("checkpoint: time of signing is before 1970")
+	}
+	sigs := make([]Signature, 0, len(signers))
+	for _, k := range signers {
+		s, err := k.Sign(c, uint64(t.Unix()))
+		if err != nil {
+			return nil, err
+		}
+		sigs = append(sigs, s)
+	}
+	return AppendNote(nil, c, sigs), nil
+}
+
+// redacted is what every way of printing a private key shows.
+func (k SignerKey) redacted() string {
+	return fmt.Sprintf("%s%s+%08x+[redacted]", signerPrefix, k.verifier.name, k.verifier.id)
+}
+
+// String returns the name and the id, not the secret.
+func (k SignerKey) String() string { return k.redacted() }
+
+// Format writes what String returns, for every verb and flag of fmt.
+func (k SignerKey) Format(f fmt.State, _ rune) { io.WriteString(f, k.redacted()) }
+
+// LogValue returns what String returns.
+func (k SignerKey) LogValue() slog.Value { return slog.StringValue(k.redacted()) }
+
+// MarshalText returns what String returns, so that no encoder writes the secret.
+func (k SignerKey) MarshalText() ([]byte, error) { return []byte(k.redacted()), nil }

@@ -1,0 +1,123 @@
+// Package line reads and writes the pieces that the C2SP text formats share: lines,
+// decimal numbers, base64 and hashes, each with exactly one accepted spelling.
+//
+// Pure functions; safe for concurrent use. They are trusted to refuse every second
+// spelling of a value, so that what was parsed can be written again byte for byte.
+package line
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"strconv"
+)
+
+// HashSize is the size of a SHA-256 hash in bytes.
+const HashSize = 32
+
+// HashLength is the length of a hash in base64, in characters.
+const HashLength = 44
+
+// Errors of this package.
+var (
+	ErrNewline = errors.New("line does not end in a newline")
+	ErrDecimal = errors.New("not a decimal number below 2^64 without leading zeros")
+	ErrBase64  = errors.New("not canonical base64")
+	ErrHash    = errors.New("not 32 bytes in canonical base64")
+)
+
+// Cut returns the first line of b without its newline, and what follows.
+func Cut(b []byte) (first, rest []byte, err error) {
+	first, rest, ok := bytes.Cut(b, []byte("\n"))
+	if !ok {
+		return nil, nil, ErrNewline
+	}
+	return first, rest, nil
+}
+
+// ParseDecimal reads an ASCII decimal number without sign and leading zeros.
+func ParseDecimal(b []byte) (uint64, error) {
+	if len(b) == 0 || len(b) > 20 || (b[0] == '0' && len(b) > 1) {
+		return 0, ErrDecimal
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, ErrDecimal
+		}
+	}
+	n, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil {
+		return 0, ErrDecimal
+	}
+	return n, nil
+}
+
+// ParseBase64 reads standard base64 (RFC 4648 section 4) with padding, without line
+// breaks and with the unused bits zero.
+func ParseBase64(b []byte) ([]byte, error) {
+	// The decoder skips line breaks; nothing else here may.
+	if bytes.ContainsAny(b, "\r\n") {
+		return nil, ErrBase64
+	}
+	out, err := base64.StdEncoding.Strict().AppendDecode(make([]byte, 0, base64.StdEncoding.DecodedLen(len(b))), b)
+	if err != nil {
+		return nil, ErrBase64
+	}
+	return out, nil
+}
+
+// ParseHash reads one hash in base64.
+func ParseHash(b []byte) ([HashSize]byte, error) {
+	if len(b) != HashLength {
+		return [HashSize]byte{}, ErrHash
+	}
+	h, err := ParseBase64(b)
+	if err != nil || len(h) != HashSize {
+		return [HashSize]byte{}, ErrHash
+	}
+	return [HashSize]byte(h), nil
+}
+
+// AppendBase64 appends data in base64.
+func AppendBase64(b, data []byte) []byte {
+	return base64.StdEncoding.AppendEncode(b, data)
+}
+
+// AppendHashes appends one line for each hash.
+func AppendHashes(b []byte, hashes [][HashSize]byte) []byte {
+	for i := range hashes {
+		b = AppendBase64(b, hashes[i][:])
+		b = append(b, '\n')
+	}
+	return b
+}
+
+// ErrTooManyHashes means a proof of more hashes than a tree of 2^64 leaves can need.
+var ErrTooManyHashes = errors.New("more than 63 hashes")
+
+// MaxHashes is the largest number of hashes in a proof (tlog-witness; also the height of
+// any tree below 2^63 leaves).
+const MaxHashes = 63
+
+// CutHashes reads lines of one hash each up to an empty line, and returns them with what
+// follows the empty line. On an error, n is the number of good lines before it.
+func CutHashes(b []byte) (hashes [][HashSize]byte, rest []byte, err error) {
+	for {
+		first, after, err := Cut(b)
+		if err != nil {
+			return hashes, nil, err
+		}
+		if len(first) == 0 {
+			return hashes, after, nil
+		}
+		if len(hashes) == MaxHashes {
+			return hashes, nil, ErrTooManyHashes
+		}
+		h, err := ParseHash(first)
+		if err != nil {
+			return hashes, nil, err
+		}
+		hashes = append(hashes, h)
+		b = after
+	}
+}
