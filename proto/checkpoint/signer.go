@@ -3,12 +3,10 @@ package checkpoint
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -24,9 +22,10 @@ const signerPrefix = "PRIVATE+KEY+"
 // only; Encode alone returns the secret. Safe for concurrent use.
 type SignerKey struct {
 	verifier VerifierKey
-	// secret is a pointer because fmt calls no method of an unexported field: where a
-	// key is part of something that is printed, only an address shows.
-	secret *secret
+	// secret returns the key itself. It is a function because fmt calls no method of an
+	// unexported field and follows pointers under some verbs: of a function it prints
+	// the address only, wherever a key is part of what is printed.
+	secret func() *secret
 }
 
 type secret struct {
@@ -37,29 +36,32 @@ type secret struct {
 	mldsa   *mldsa.PrivateKey
 }
 
-// GenerateEd25519 returns a new Ed25519 key of TypeEd25519, as a log signs with.
-func GenerateEd25519(name string) (*SignerKey, error) {
-	return generate(name, TypeEd25519)
+// GenerateEd25519 returns a new Ed25519 key of TypeEd25519, as a log signs with. The
+// secret comes from random, which must be crypto/rand.Reader outside of tests.
+func GenerateEd25519(name string, random io.Reader) (*SignerKey, error) {
+	return generate(name, TypeEd25519, random)
 }
 
 // GenerateEd25519Cosigner returns a new Ed25519 key of TypeEd25519Cosignature, as a
-// witness signs with.
-func GenerateEd25519Cosigner(name string) (*SignerKey, error) {
-	return generate(name, TypeEd25519Cosignature)
+// witness signs with; random is as for GenerateEd25519.
+func GenerateEd25519Cosigner(name string, random io.Reader) (*SignerKey, error) {
+	return generate(name, TypeEd25519Cosignature, random)
 }
 
-// GenerateMLDSA44 returns a new ML-DSA-44 key, as logs and witnesses sign with.
-func GenerateMLDSA44(name string) (*SignerKey, error) {
-	return generate(name, TypeMLDSA44)
+// GenerateMLDSA44 returns a new ML-DSA-44 key, as logs and witnesses sign with; random is
+// as for GenerateEd25519.
+func GenerateMLDSA44(name string, random io.Reader) (*SignerKey, error) {
+	return generate(name, TypeMLDSA44, random)
 }
 
 // seedSize is the size in bytes of the secret behind a key of either algorithm.
 const seedSize = 32
 
-func generate(name string, typ KeyType) (*SignerKey, error) {
+func generate(name string, typ KeyType, random io.Reader) (*SignerKey, error) {
 	seed := make([]byte, seedSize)
-	// Read never returns an error and always fills seed.
-	rand.Read(seed)
+	if _, err := io.ReadFull(random, seed); err != nil {
+		return nil, fmt.Errorf("checkpoint: signer key: reading random bytes: %w", err)
+	}
 	return NewSignerKey(name, typ, seed)
 }
 
@@ -87,7 +89,7 @@ func NewSignerKey(name string, typ KeyType, seed []byte) (*SignerKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SignerKey{verifier: v, secret: k}, nil
+	return &SignerKey{verifier: v, secret: func() *secret { return k }}, nil
 }
 
 // ParseSignerKey reads PRIVATE+KEY+NAME+ID+BASE64, as Encode, sumdb/note and
@@ -115,7 +117,7 @@ func ParseSignerKey(skey string) (*SignerKey, error) {
 // Encode returns the secret encoding that ParseSignerKey reads.
 func (k SignerKey) Encode() string {
 	b := fmt.Appendf(nil, "%s%s+%08x+", signerPrefix, k.verifier.name, k.verifier.id)
-	return string(line.AppendBase64(b, append([]byte{byte(k.verifier.typ)}, k.secret.seed...)))
+	return string(line.AppendBase64(b, append([]byte{byte(k.verifier.typ)}, k.secret().seed...)))
 }
 
 // Name returns the key's name.
@@ -142,13 +144,13 @@ func (k SignerKey) Sign(c Checkpoint, timestamp uint64) (Signature, error) {
 		sig = binary.BigEndian.AppendUint64(sig, timestamp)
 	}
 	if k.verifier.typ == TypeMLDSA44 {
-		s, err := k.secret.mldsa.Sign(nil, msg, nil)
+		s, err := k.secret().mldsa.Sign(nil, msg, nil)
 		if err != nil {
 			return Signature{}, fmt.Errorf("checkpoint: signing with ML-DSA-44: %w", err)
 		}
 		sig = append(sig, s...)
 	} else {
-		sig = append(sig, ed25519.Sign(k.secret.ed25519, msg)...)
+		sig = append(sig, ed25519.Sign(k.secret().ed25519, msg)...)
 	}
 	return Signature{Name: k.verifier.name, KeyID: k.verifier.id, Sig: sig}, nil
 }
@@ -183,10 +185,8 @@ func (k SignerKey) redacted() string {
 func (k SignerKey) String() string { return k.redacted() }
 
 // Format writes what String returns, for every verb and flag of fmt.
-func (k SignerKey) Format(f fmt.State, _ rune) { io.WriteString(f, k.redacted()) }
+func (k SignerKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, k.redacted()) }
 
-// LogValue returns what String returns.
-func (k SignerKey) LogValue() slog.Value { return slog.StringValue(k.redacted()) }
-
-// MarshalText returns what String returns, so that no encoder writes the secret.
+// MarshalText returns what String returns, so that no encoder and no slog handler writes
+// the secret.
 func (k SignerKey) MarshalText() ([]byte, error) { return []byte(k.redacted()), nil }
