@@ -1,0 +1,171 @@
+// Package pebblestore is the default storage engine: one log in one directory, kept by
+// the embedded key-value store Pebble.
+//
+// A Store may be used concurrently; its writes wait for each other. A commit is one
+// write-ahead-log record and is synced before it is acknowledged; a failed sync makes the
+// Store refuse every further write, because nobody knows what the disk holds then, and
+// the process should end (see Options.OnFatal). One process has the directory at a time.
+//
+// It is trusted with what storage.Store says: keeping what it acknowledged. What is read
+// from the disk is checked against checksums, and the right edge of the tree against the
+// head when the store is opened. See ../DESIGN.md.
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/keytrail/keytrail/storage"
+)
+
+// Options are how a store is opened. The zero value is what a server wants.
+type Options struct {
+	// FS is the file system, nil for the operating system's.
+	FS vfs.FS
+	// Logger takes what happens in the background; nil discards it.
+	Logger *slog.Logger
+	// ReadOnly opens the store without writing anything but the lock. Nobody else may
+	// have it open.
+	ReadOnly bool
+	// OnFatal is called once, when a write failed with unknown outcome. From then on
+	// every write is refused with the same error, and the process should end: open
+	// the store anew in another. When the failure was in the background and OnFatal
+	// returns (or is nil), Pebble cannot go on and the process panics.
+	OnFatal func(error)
+	// CacheBytes is the size of the block cache, 0 for DefaultCacheBytes.
+	CacheBytes int64
+	// MemTableBytes is the size of a memtable, 0 for DefaultMemTableBytes. Up to three
+	// of them are in memory.
+	MemTableBytes uint64
+}
+
+// Store implements storage.Store. It must be made with Create or Open.
+type Store struct {
+	db      *pebble.DB
+	dir     string
+	fs      *walFS
+	lock    *pebble.Lock
+	log     *slog.Logger
+	options Options
+	// refused is set when writes are refused for good.
+	refused  atomic.Pointer[refusal]
+	onFatal  sync.Once
+	readOnly bool
+
+	// head is what the last commit that is known durable has made.
+	head atomic.Pointer[storage.Head]
+
+	// write is held by whoever writes, and guards what follows.
+	write sync.Mutex
+	// revision counts the writes since the store was created.
+	revision uint64
+	// tail holds the framed leaves of the incomplete bundle, as its row does.
+	tail []byte
+
+	// calls counts the calls under way, for Close to wait for.
+	calls sync.WaitGroup
+	// mu guards closed.
+	mu     sync.Mutex
+	closed bool
+}
+
+// refusal is why a store takes no further writes.
+type refusal struct{ err error }
+
+// enter begins a call; the caller calls s.calls.Done at its end.
+func (s *Store) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("using the store in %s: %w", s.dir, fs.ErrClosed)
+	}
+	s.calls.Add(1)
+	return nil
+}
+
+// writable says why the store takes no writes, nil when it does.
+func (s *Store) writable() error {
+	if s.readOnly {
+		return fmt.Errorf("%w (%s)", storage.ErrReadOnly, s.dir)
+	}
+	if r := s.refused.Load(); r != nil {
+		return fmt.Errorf("the store in %s takes no further writes: %w", s.dir, r.err)
+	}
+	return nil
+}
+
+// refuse makes the store refuse all further writes because of err.
+func (s *Store) refuse(err error) {
+	if s.refused.CompareAndSwap(nil, &refusal{err}) {
+		s.log.Error("the store takes no further writes", "dir", s.dir, "err", err)
+	}
+}
+
+// fail is refuse for a write whose outcome is unknown.
+func (s *Store) fail(err error) {
+	s.refuse(err)
+	s.onFatal.Do(func() {
+		if s.options.OnFatal != nil {
+			s.options.OnFatal(err)
+		}
+	})
+}
+
+// Head implements storage.Store.
+func (s *Store) Head(ctx context.Context) (storage.Head, error) {
+	if err := s.enter(ctx); err != nil {
+		return storage.Head{}, err
+	}
+	defer s.calls.Done()
+	return *s.head.Load(), nil
+}
+
+// Close implements storage.Store. What was committed is moved from the write-ahead log
+// to tables first, so that nothing depends on the log of a store that was closed well.
+//
+// After a write of unknown outcome Close leaves Pebble as it is and the directory locked
+// until the process ends: what failed may hold locks, and more writing would not help.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	again := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	s.calls.Wait()
+	if again {
+		return nil
+	}
+	if r := s.refused.Load(); r != nil {
+		return fmt.Errorf("closing the store in %s: %w", s.dir, r.err)
+	}
+	var errs []error
+	if !s.readOnly {
+		errs = append(errs, s.flush())
+	}
+	if s.refused.Load() == nil {
+		errs = append(errs, guard(s.db.Close), s.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("closing the store in %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// flush moves everything to tables and notes how far the store has come.
+func (s *Store) flush() error {
+	if err := guard(s.db.Flush); err != nil {
+		s.fail(err)
+		return err
+	}
+	return s.writeMark()
+}
