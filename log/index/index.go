@@ -67,6 +67,8 @@ type Row struct {
 	// Key is the key's id (event.KeyID), meaningful when KeySequence is not 0.
 	Key         [idSize]byte
 	KeySequence uint64
+	// Erased means that nothing but the index is known.
+	Erased bool
 }
 
 // Options tune an index. The zero value is right.
@@ -228,6 +230,9 @@ func (x *Index) Apply(rows []Row, c Cursor) error {
 	var key [1 + idSize]byte
 	for i := range rows {
 		r := &rows[i]
+		if r.Erased {
+			continue
+		}
 		key[0] = rowEvent
 		copy(key[1:], r.Event[:])
 		binary.BigEndian.PutUint64(buf[:], r.Index)

@@ -95,12 +95,13 @@ func (p *Prover) Root(ctx context.Context, size uint64) (Hash, error) {
 		return sha256.Sum256(nil), nil
 	}
 	ids := compact.RangeNodes(0, size, nil)
-	root, err := p.node(ctx, ids[len(ids)-1], size)
+	w := p.walk(size)
+	root, err := w.node(ctx, ids[len(ids)-1])
 	if err != nil {
 		return Hash{}, err
 	}
 	for i := len(ids) - 2; i >= 0; i-- {
-		left, err := p.node(ctx, ids[i], size)
+		left, err := w.node(ctx, ids[i])
 		if err != nil {
 			return Hash{}, err
 		}
@@ -114,13 +115,14 @@ func (p *Prover) LeafHash(ctx context.Context, index, size uint64) (Hash, error)
 	if index >= size {
 		return Hash{}, fmt.Errorf("%w: index %d in a tree of %d", ErrRange, index, size)
 	}
-	return p.node(ctx, compact.NodeID{Index: index}, size)
+	return p.walk(size).node(ctx, compact.NodeID{Index: index})
 }
 
 func (p *Prover) proof(ctx context.Context, nodes proof.Nodes, size uint64) ([]Hash, error) {
 	raw := make([][]byte, len(nodes.IDs))
+	w := p.walk(size)
 	for i, id := range nodes.IDs {
-		h, err := p.node(ctx, id, size)
+		h, err := w.node(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -137,33 +139,70 @@ func (p *Prover) proof(ctx context.Context, nodes proof.Nodes, size uint64) ([]H
 	return hashes, nil
 }
 
-// node returns the hash of a complete subtree of the tree of size.
-func (p *Prover) node(ctx context.Context, id compact.NodeID, size uint64) (Hash, error) {
-	level := uint8(id.Level / tileHeight)
+// walk answers the questions of one proof and reads each tile once.
+type walk struct {
+	p       *Prover
+	size    uint64
+	full    map[tileID]*fullTile
+	growing map[tileID][]Hash
+}
+
+func (p *Prover) walk(size uint64) *walk { return &walk{p: p, size: size} }
+
+// node returns the hash of a complete subtree of the tree.
+func (w *walk) node(ctx context.Context, id compact.NodeID) (Hash, error) {
+	tile := tileID{level: uint8(id.Level / tileHeight)}
 	height := id.Level % tileHeight
 	first := id.Index << height // first entry of the tile's level under the node
-	tile, at := first/256, first%256
-	if size>>(uint(level)*tileHeight) >= (tile+1)*256 {
-		full, err := p.full(ctx, level, tile)
-		if err != nil {
-			return Hash{}, err
+	tile.index = first / 256
+	at := first % 256
+	width := w.size>>(uint(tile.level)*tileHeight) - tile.index*256
+	if width >= 256 {
+		full := w.full[tile]
+		if full == nil {
+			var err error
+			if full, err = w.p.full(ctx, tile.level, tile.index); err != nil {
+				return Hash{}, err
+			}
+			if w.full == nil {
+				w.full = make(map[tileID]*fullTile)
+			}
+			w.full[tile] = full
 		}
 		return full[height][at>>height], nil
 	}
-	// A tile that still grows: read only as far as the node needs.
-	end := at + 1<<height
-	b, err := p.tiles.Tile(ctx, level, tile, int(end))
-	if err != nil {
-		return Hash{}, fmt.Errorf("reading tile %d/%d: %w", level, tile, err)
+	row, ok := w.growing[tile]
+	if !ok {
+		var err error
+		if row, err = w.p.row(ctx, tile, int(width)); err != nil {
+			return Hash{}, err
+		}
+		if w.growing == nil {
+			w.growing = make(map[tileID][]Hash)
+		}
+		w.growing[tile] = row
 	}
-	row := make([]Hash, 1<<height)
-	for i := range row {
-		copy(row[i][:], b[(int(at)+i)*storage.HashSize:])
-	}
+	row = row[at : at+1<<height]
 	for len(row) > 1 {
 		row = parents(row)
 	}
 	return row[0], nil
+}
+
+// row reads a tile that still grows.
+func (p *Prover) row(ctx context.Context, id tileID, width int) ([]Hash, error) {
+	b, err := p.tiles.Tile(ctx, id.level, id.index, width)
+	if err != nil {
+		return nil, fmt.Errorf("reading tile %d/%d: %w", id.level, id.index, err)
+	}
+	if len(b) != width*storage.HashSize {
+		return nil, fmt.Errorf("reading tile %d/%d: %w: %d bytes", id.level, id.index, storage.ErrCorrupt, len(b))
+	}
+	row := make([]Hash, width)
+	for i := range row {
+		copy(row[i][:], b[i*storage.HashSize:])
+	}
+	return row, nil
 }
 
 func (p *Prover) full(ctx context.Context, level uint8, index uint64) (*fullTile, error) {

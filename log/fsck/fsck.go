@@ -1,0 +1,242 @@
+// Package fsck checks a stored log from its first byte to its last: it derives every leaf
+// from its record, every node and root from the leaves, every key's chain from the events,
+// and holds the published checkpoint against them.
+//
+// It only reads. Memory is bounded but for one small entry a key. It is trusted for
+// nothing: what it finds can be checked by anyone who holds the same bytes and the log's
+// public keys.
+package fsck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/storage"
+)
+
+// chunk is how many entries are read and checked at a time.
+const chunk = 1024
+
+// maxProblems bounds the report; the rest are counted.
+const maxProblems = 100
+
+// Options of a check.
+type Options struct {
+	// Origin and Keys, when set, are held against the published checkpoint.
+	Origin string
+	Keys   []checkpoint.VerifierKey
+	// CheckpointCell names the store's cell with the published checkpoint.
+	CheckpointCell string
+	// Progress, when set, is called now and then with how many entries are done.
+	Progress func(done, total uint64)
+}
+
+// Problem is one thing that is not as it must be.
+type Problem struct {
+	// Where names the place: "entry 17", "tile 1/0", "head", "checkpoint".
+	Where string `json:"where"`
+	// What says what is wrong there.
+	What string `json:"what"`
+}
+
+func (p Problem) String() string { return p.Where + ": " + p.What }
+
+// Report is what a check found.
+type Report struct {
+	Size       uint64    `json:"size"`
+	Root       string    `json:"root"`
+	Entries    uint64    `json:"entries_checked"`
+	Erased     uint64    `json:"payloads_erased"`
+	Keys       uint64    `json:"keys"`
+	Published  uint64    `json:"published_size"`
+	Signatures int       `json:"checkpoint_signatures"`
+	Problems   []Problem `json:"problems"`
+	// Unlisted is how many problems were found beyond those listed.
+	Unlisted uint64 `json:"problems_not_listed"`
+}
+
+// Check reads the whole store. The error says that the check could not be made; what it
+// found when it could is in the report.
+func Check(ctx context.Context, s storage.Store, opts Options) (*Report, error) {
+	head, err := s.Head(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("loading the head: %w", err)
+	}
+	c := &checker{
+		store: s, opts: opts, head: head,
+		report: &Report{Size: head.Size, Root: fmt.Sprintf("%x", head.Root), Problems: []Problem{}},
+		keys:   make(map[[16]byte]chain),
+	}
+	c.loadCheckpoint(ctx)
+	c.tree.atSize(c)
+	if err := c.entries(ctx); err != nil {
+		return nil, err
+	}
+	c.end(ctx)
+	return c.report, nil
+}
+
+type checker struct {
+	store  storage.Store
+	opts   Options
+	head   storage.Head
+	report *Report
+	tree   tree
+	keys   map[[16]byte]chain
+
+	published *checkpoint.Checkpoint
+	lastTime  int64
+	broken    bool // the tree cannot be followed any further
+}
+
+func (c *checker) problem(where, format string, args ...any) {
+	if len(c.report.Problems) >= maxProblems {
+		c.report.Unlisted++
+		return
+	}
+	c.report.Problems = append(c.report.Problems, Problem{where, fmt.Sprintf(format, args...)})
+}
+
+// loadCheckpoint reads and verifies the published checkpoint, if there is one.
+func (c *checker) loadCheckpoint(ctx context.Context) {
+	if c.opts.CheckpointCell == "" {
+		return
+	}
+	note, err := c.store.Cell(ctx, c.opts.CheckpointCell)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		c.problem("checkpoint", "cannot be read: %v", err)
+		return
+	}
+	cp, sigs, err := checkpoint.ParseNote(note)
+	if err != nil {
+		c.problem("checkpoint", "is malformed: %v", err)
+		return
+	}
+	if c.opts.Origin != "" && cp.Origin != c.opts.Origin {
+		c.problem("checkpoint", "is of %q, the log is %q", cp.Origin, c.opts.Origin)
+	}
+	for _, key := range c.opts.Keys {
+		for _, sig := range sigs {
+			if !key.Made(sig) {
+				continue
+			}
+			if _, err := key.Verify(cp, sig); err != nil {
+				c.problem("checkpoint", "has a bad %v signature: %v", key.Type(), err)
+				continue
+			}
+			c.report.Signatures++
+		}
+	}
+	if len(c.opts.Keys) > 0 && c.report.Signatures == 0 {
+		c.problem("checkpoint", "has no good signature of the log's keys")
+	}
+	c.report.Published = cp.Size
+	c.published = &cp
+	if cp.Size > c.head.Size {
+		c.problem("checkpoint", "has %d entries, the store %d", cp.Size, c.head.Size)
+	}
+}
+
+// entries reads chunks in one goroutine, checks each by itself in several, and joins
+// them in order in this one.
+func (c *checker) entries(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	order := make(chan chan *part, 2*workers)
+	work := make(chan *part, workers)
+	g.Go(func() error {
+		defer close(order)
+		defer close(work)
+		for start := uint64(0); start < c.head.Size; start += chunk {
+			p := &part{start: start, end: min(start+chunk, c.head.Size), done: make(chan *part, 1)}
+			p.read(ctx, c.store)
+			select {
+			case order <- p.done:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			select {
+			case work <- p:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	for range workers {
+		g.Go(func() error {
+			for p := range work {
+				p.check()
+				p.done <- p
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		for done := range order {
+			select {
+			case p := <-done:
+				c.join(ctx, p)
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("checking entries: %w", err)
+	}
+	return nil
+}
+
+// join takes one part into the tree and the chains.
+func (c *checker) join(ctx context.Context, p *part) {
+	for _, pr := range p.problems {
+		c.problem(pr.Where, "%s", pr.What)
+	}
+	for i := range p.items {
+		it := &p.items[i]
+		index := p.start + uint64(i)
+		if it.erased {
+			c.report.Erased++
+		}
+		if it.readable {
+			c.chain(index, it)
+		}
+		if !c.broken && it.hasLeaf {
+			c.tree.add(it.hash)
+			c.tree.atSize(c)
+		} else if !c.broken {
+			c.broken = true
+			c.problem("tree", "cannot be followed beyond entry %d, whose leaf is missing", index)
+		}
+		c.report.Entries++
+	}
+	if !c.broken {
+		c.tree.compare(ctx, c, false)
+	}
+	if c.opts.Progress != nil {
+		c.opts.Progress(p.end, c.head.Size)
+	}
+}
+
+// end checks what only the whole tells.
+func (c *checker) end(ctx context.Context) {
+	c.report.Keys = uint64(len(c.keys))
+	if c.broken {
+		return
+	}
+	c.tree.compare(ctx, c, true)
+	if root := c.tree.root(); root != c.head.Root {
+		c.problem("head", "has root %x, the leaves give %x", c.head.Root, root)
+	}
+}

@@ -1,0 +1,114 @@
+package log
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keytrail/keytrail/log/prove"
+	"github.com/keytrail/keytrail/proto/receipt"
+)
+
+// Published returns the latest published checkpoint; its Note is nil before the first.
+func (l *Log) Published() Published {
+	pub, _ := l.pub.snapshot()
+	return pub
+}
+
+// WaitPublished waits until more than after entries are published and returns how many
+// are. It returns ctx's cause when that ends first, ErrStopped when the log has failed.
+func (l *Log) WaitPublished(ctx context.Context, after uint64) (uint64, error) {
+	for {
+		pub, changed := l.pub.snapshot()
+		if pub.Size > after {
+			return pub.Size, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return pub.Size, context.Cause(ctx)
+		case <-l.failed:
+			return pub.Size, fmt.Errorf("%w: %w", ErrStopped, l.failure)
+		}
+	}
+}
+
+// published returns size, or the latest published size for 0; a larger one is ErrUnpublished.
+func (l *Log) published(size uint64) (uint64, Published, error) {
+	pub := l.Published()
+	if size == 0 {
+		size = pub.Size
+	}
+	if size > pub.Size {
+		return 0, pub, fmt.Errorf("%w: size %d, published are %d", ErrUnpublished, size, pub.Size)
+	}
+	return size, pub, nil
+}
+
+// Inclusion proves that the entry at index is in the published tree of size; 0 stands for
+// the latest. It also returns the entry's leaf hash, the size, and the latest checkpoint.
+func (l *Log) Inclusion(ctx context.Context, index, size uint64) ([]prove.Hash, prove.Hash, uint64, Published, error) {
+	size, pub, err := l.published(size)
+	if err != nil {
+		return nil, prove.Hash{}, 0, pub, err
+	}
+	if index >= size {
+		return nil, prove.Hash{}, 0, pub, fmt.Errorf("%w: index %d, size is %d", ErrUnpublished, index, size)
+	}
+	hashes, err := l.prover.Inclusion(ctx, index, size)
+	if err != nil {
+		return nil, prove.Hash{}, 0, pub, err
+	}
+	leaf, err := l.prover.LeafHash(ctx, index, size)
+	return hashes, leaf, size, pub, err
+}
+
+// Consistency proves that the published tree of size to, 0 for the latest, extends that
+// of size from. It also returns the size and the latest checkpoint.
+func (l *Log) Consistency(ctx context.Context, from, to uint64) ([]prove.Hash, uint64, Published, error) {
+	to, pub, err := l.published(to)
+	if err != nil {
+		return nil, 0, pub, err
+	}
+	if from > to {
+		return nil, 0, pub, fmt.Errorf("%w: size %d, published are %d", ErrUnpublished, from, to)
+	}
+	hashes, err := l.prover.Consistency(ctx, from, to)
+	return hashes, to, pub, err
+}
+
+// RootAt returns the root of the tree at a published size.
+func (l *Log) RootAt(ctx context.Context, size uint64) ([32]byte, error) {
+	if pub := l.Published(); size > pub.Size {
+		return prove.Hash{}, fmt.Errorf("%w: size %d, published are %d", ErrUnpublished, size, pub.Size)
+	}
+	return l.prover.Root(ctx, size)
+}
+
+// Payloads reads published payloads as storage.Store.Payloads does.
+func (l *Log) Payloads(ctx context.Context, start, end uint64, fn func(index uint64, payload []byte) error) error {
+	if pub := l.Published(); end > pub.Size {
+		return fmt.Errorf("%w: index %d, published are %d", ErrUnpublished, end-1, pub.Size)
+	}
+	return l.store.Payloads(ctx, start, end, fn)
+}
+
+// Receipt returns the tlog-proof of a published entry, with salt and record as extra data,
+// under the latest checkpoint.
+func (l *Log) Receipt(ctx context.Context, index uint64) ([]byte, error) {
+	hashes, _, _, pub, err := l.Inclusion(ctx, index, 0)
+	if err != nil {
+		return nil, err
+	}
+	r := receipt.Receipt{Index: index, Hashes: hashes, Checkpoint: pub.Note}
+	err = l.Payloads(ctx, index, index+1, func(_ uint64, payload []byte) error {
+		if payload == nil {
+			return fmt.Errorf("%w: entry %d", ErrErased, index)
+		}
+		r.Extra = append([]byte(nil), payload...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.Append(nil), nil
+}

@@ -1,0 +1,273 @@
+package log
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keytrail/keytrail/log/index"
+	"github.com/keytrail/keytrail/log/prove"
+	"github.com/keytrail/keytrail/proto/record"
+	"github.com/keytrail/keytrail/storage"
+)
+
+// sequencer gives events their places: the one goroutine that extends the tree. It takes
+// what has gathered while the last batch was synced, commits it, acknowledges it, and
+// hands it on to the index and the publisher.
+//
+// All fields are owned by run. After a failed commit the frontier and recent are ahead of
+// a store whose state is unknown; the sequencer then ends for good.
+type sequencer struct {
+	log      *Log
+	head     storage.Head
+	frontier frontier
+	recent   recent
+	rows     chan applyJob
+
+	// Reused from batch to batch.
+	calls []*Call
+	batch batch
+}
+
+// batch is a commit under construction. Payloads and leaves are slices of two buffers,
+// cut when the buffers have stopped growing.
+type batch struct {
+	records  []record.Record
+	events   []*Event
+	payloads []byte
+	ends     []int // ends[i] is where payload i ends in payloads
+	leaves   []byte
+	entries  []storage.Entry
+	nodes    []storage.Node
+	salts    []byte
+}
+
+// applyJob is one committed batch on its way into the index.
+type applyJob struct {
+	rows   []index.Row
+	cursor index.Cursor
+}
+
+// applyQueue is how many batches the index may lag behind before commits wait for it.
+const applyQueue = 16
+
+func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, error) {
+	hashes, err := storage.Frontier(ctx, l.store, head)
+	if err != nil {
+		return nil, fmt.Errorf("loading the right edge of the tree: %w", err)
+	}
+	s := &sequencer{log: l, head: head, rows: make(chan applyJob, applyQueue)}
+	s.frontier = frontier{size: head.Size, roots: make([]prove.Hash, len(hashes))}
+	for i := range hashes {
+		copy(s.frontier.roots[i][:], hashes[i])
+	}
+	s.recent = newRecent(head.Size)
+	return s, nil
+}
+
+// run writes batches until the pool is closed and empty, or a commit fails.
+func (s *sequencer) run(ctx context.Context) error {
+	applied := make(chan error, 1)
+	go func() { applied <- s.applyRows() }()
+	err := s.writeBatches(ctx)
+	close(s.rows)
+	if applyErr := <-applied; err == nil {
+		err = applyErr
+	}
+	if err != nil {
+		s.log.fail(err)
+		s.refuseRest(err)
+	}
+	return err
+}
+
+func (s *sequencer) writeBatches(ctx context.Context) error {
+	for {
+		s.calls = s.log.pool.take(s.calls[:0])
+		if len(s.calls) == 0 {
+			return nil
+		}
+		select {
+		case <-s.log.failed:
+			return s.finish(fmt.Errorf("%w: %w", ErrStopped, s.log.failure))
+		default:
+		}
+		if err := s.write(ctx); err != nil {
+			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
+		}
+		_ = s.finish(nil)
+	}
+}
+
+// finish answers the calls of a batch.
+func (s *sequencer) finish(err error) error {
+	for i, c := range s.calls {
+		c.err = err
+		close(c.done)
+		s.calls[i] = nil
+	}
+	return err
+}
+
+// refuseRest answers the calls that no batch will take.
+func (s *sequencer) refuseRest(err error) {
+	for {
+		s.calls = s.log.pool.take(s.calls[:0])
+		if len(s.calls) == 0 {
+			return
+		}
+		_ = s.finish(err)
+	}
+}
+
+// write commits one batch made of s.calls.
+func (s *sequencer) write(ctx context.Context) error {
+	b := &s.batch
+	b.reset()
+	now := s.now()
+	for _, c := range s.calls {
+		for i := range c.items {
+			if err := s.place(ctx, c, &c.items[i], now); err != nil {
+				return err
+			}
+		}
+	}
+	if len(b.records) == 0 {
+		return nil
+	}
+	s.encode()
+	next := storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: now}
+	begin := time.Now()
+	err := s.log.store.Commit(ctx, &storage.Batch{Old: s.head, Entries: b.entries, Nodes: b.nodes, New: next})
+	if err != nil {
+		return fmt.Errorf("committing %d entries at %d: %w", len(b.entries), s.head.Size, err)
+	}
+	s.head = next
+	s.log.durable.Store(next.Size)
+	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
+	s.log.logger.Debug("batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
+	s.log.pub.wake()
+	s.rows <- applyJob{rows: b.indexRows(), cursor: index.Cursor{Size: next.Size, Root: next.Root}}
+	s.recent.rotate(s.log.index.Applied(), next.Size)
+	return nil
+}
+
+// now is the clock of the records: it never goes back along the log.
+func (s *sequencer) now() time.Time {
+	now := time.Now().UTC().Round(0)
+	if now.Before(s.head.Time) {
+		return s.head.Time
+	}
+	return now
+}
+
+// place gives one event its record, or finds that it has one.
+func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time) error {
+	ev := it.event
+	stale := it.seen < s.recent.floor()
+	at, dup := s.recent.event(ev.id)
+	if !dup && stale {
+		var err error
+		if at, dup, err = s.log.index.Event(&ev.id); err != nil {
+			return err
+		}
+	}
+	if dup {
+		return s.duplicate(ctx, c, it, at)
+	}
+	next := s.head.Size + uint64(len(s.batch.records))
+	r := record.Record{Index: next, LoggedAt: now, Producer: c.producer, KeyEvent: ev.bytes}
+	if ev.hasKey {
+		last, ok := s.recent.key(ev.key)
+		if !ok {
+			last = it.key
+			if stale {
+				var err error
+				if last, err = s.log.index.Key(&ev.key); err != nil {
+					return err
+				}
+			}
+		}
+		r.KeySequence, r.PreviousIndex = last.Sequence+1, last.Index
+		s.recent.setKey(ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
+	}
+	s.recent.setEvent(ev.id, next)
+	s.batch.records = append(s.batch.records, r)
+	s.batch.events = append(s.batch.events, ev)
+	c.results[it.result] = Result{
+		Index: next, LoggedAt: now, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex,
+	}
+	return nil
+}
+
+// duplicate answers an event whose id stands at an index, perhaps in this very batch.
+func (s *sequencer) duplicate(ctx context.Context, c *Call, it *item, at uint64) error {
+	if at >= s.head.Size {
+		c.results[it.result] = s.log.compare(it.event, &s.batch.records[at-s.head.Size])
+		return nil
+	}
+	res, err := s.log.settle(ctx, it.event, at)
+	c.results[it.result] = res
+	return err
+}
+
+// encode makes payloads, leaves and nodes of the batch's records.
+func (s *sequencer) encode() {
+	b := &s.batch
+	n := len(b.records)
+	if cap(b.salts) < n*record.SaltSize {
+		b.salts = make([]byte, n*record.SaltSize)
+	}
+	b.salts = b.salts[:n*record.SaltSize]
+	rand.Read(b.salts) // never fails: the process ends if the kernel has no randomness
+	for i := range b.records {
+		salt := (*[record.SaltSize]byte)(b.salts[i*record.SaltSize:])
+		b.payloads = record.AppendPayload(b.payloads, salt, &b.records[i])
+		b.ends = append(b.ends, len(b.payloads))
+	}
+	if cap(b.leaves) < n*record.LeafSize {
+		b.leaves = make([]byte, 0, n*record.LeafSize)
+	}
+	begin := 0
+	for _, end := range b.ends {
+		payload := b.payloads[begin:end:end]
+		begin = end
+		leaf := record.Leaf(payload)
+		b.leaves = append(b.leaves, leaf[:]...)
+		stored := b.leaves[len(b.leaves)-record.LeafSize:]
+		b.entries = append(b.entries, storage.Entry{Leaf: stored, Payload: payload})
+		b.nodes = s.frontier.add(prove.HashLeaf(stored), b.nodes)
+	}
+}
+
+func (b *batch) reset() {
+	clear(b.records)
+	clear(b.events)
+	b.records, b.events = b.records[:0], b.events[:0]
+	b.payloads, b.ends, b.leaves = b.payloads[:0], b.ends[:0], b.leaves[:0]
+	b.entries, b.nodes = b.entries[:0], b.nodes[:0]
+}
+
+func (b *batch) indexRows() []index.Row {
+	rows := make([]index.Row, len(b.records))
+	for i := range rows {
+		r := &b.records[i]
+		rows[i] = index.Row{Index: r.Index, Event: b.events[i].id, Key: b.events[i].key, KeySequence: r.KeySequence}
+	}
+	return rows
+}
+
+// applyRows keeps the index up with the commits.
+func (s *sequencer) applyRows() error {
+	for job := range s.rows {
+		if err := s.log.index.Apply(job.rows, job.cursor); err != nil {
+			s.log.fail(err)
+			for range s.rows { // the sequencer may be waiting to hand over
+			}
+			return err
+		}
+	}
+	return nil
+}
