@@ -1,0 +1,92 @@
+package view
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/record"
+)
+
+// Entry is one published record and its event.
+type Entry struct {
+	// Record without KeyEvent, whose content is Event.
+	record.Record
+	Event *keytrailv1.KeyEvent
+	// size is that of the payload in bytes.
+	size int
+}
+
+// decode takes a payload apart; the result shares no memory with it. The event's rules are
+// not checked again: the log recorded it, so it is shown.
+func decode(payload []byte) (*Entry, error) {
+	_, b, err := record.Open(payload)
+	if err != nil {
+		return nil, err
+	}
+	r, err := record.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	ev := new(keytrailv1.KeyEvent)
+	if err := proto.Unmarshal(r.KeyEvent, ev); err != nil {
+		return nil, fmt.Errorf("reading key event: %w", err)
+	}
+	r.KeyEvent = nil
+	return &Entry{Record: r, Event: ev, size: len(payload)}, nil
+}
+
+// row is what the index takes of one entry.
+type row struct {
+	state rowState
+	time  int64
+	terms []term
+}
+
+type rowState uint8
+
+const (
+	rowIndexed rowState = iota
+	// rowErased: the payload is gone.
+	rowErased
+	// rowUnreadable: the payload is no record that this version can read.
+	rowUnreadable
+)
+
+// set makes r the row of a payload, nil when erased. An error says why it is unreadable.
+func (r *row) set(payload []byte) error {
+	r.terms = r.terms[:0]
+	if payload == nil {
+		r.state = rowErased
+		return nil
+	}
+	e, err := decode(payload)
+	if err != nil {
+		r.state = rowUnreadable
+		return err
+	}
+	r.state = rowIndexed
+	r.time = eventTime(e.Event)
+	r.terms = appendTerms(r.terms, e.Event)
+	return nil
+}
+
+// eventTime is when the event happened, in nanoseconds since 1970, as near as they go.
+func eventTime(ev *keytrailv1.KeyEvent) int64 {
+	return nanoseconds(ev.GetTime().AsTime())
+}
+
+// nanoseconds since 1970; a time outside what 64 bits hold is the nearest that they do.
+func nanoseconds(t time.Time) int64 {
+	const limit = math.MaxInt64 / int64(time.Second)
+	switch s := t.Unix(); {
+	case s >= limit:
+		return math.MaxInt64
+	case s <= -limit:
+		return math.MinInt64
+	}
+	return t.UnixNano()
+}

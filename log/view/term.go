@@ -1,0 +1,79 @@
+package view
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+
+	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+)
+
+// term is what an entry can be found by: a kind, and a hash or number. Strings are hashed
+// and cut, so two of them may share a term; whoever reads a posting checks the entry.
+type term [termSize]byte
+
+const (
+	termSize = 13
+	// refSize is the part of a key's term that depends on the reference alone.
+	refSize = 9
+
+	kindTenant    = 't'
+	kindKey       = 'k' // 8 bytes of the reference, then 4 of the tenant
+	kindActor     = 'a'
+	kindOperation = 'o'
+	kindOutcome   = 'r'
+)
+
+func hashedTerm(kind byte, s string) term {
+	h := sha256.Sum256([]byte(s))
+	t := term{kind}
+	copy(t[1:], h[:])
+	return t
+}
+
+func tenantTerm(tenant string) term { return hashedTerm(kindTenant, tenant) }
+func actorTerm(actor string) term   { return hashedTerm(kindActor, actor) }
+
+// keyTerm begins with refPrefix(ref), so that one range holds the keys of all tenants
+// that share a reference.
+func keyTerm(tenant, ref string) term {
+	t := hashedTerm(kindKey, ref)
+	h := sha256.Sum256([]byte(tenant))
+	copy(t[refSize:], h[:])
+	return t
+}
+
+func refPrefix(ref string) [refSize]byte {
+	t := hashedTerm(kindKey, ref)
+	return [refSize]byte(t[:])
+}
+
+func operationTerm(op keytrailv1.Operation) term { return numberTerm(kindOperation, int32(op)) }
+func outcomeTerm(o keytrailv1.Outcome) term      { return numberTerm(kindOutcome, int32(o)) }
+
+func numberTerm(kind byte, n int32) term {
+	t := term{kind}
+	binary.BigEndian.PutUint32(t[1:], uint32(n))
+	return t
+}
+
+// appendTerms appends the terms of an event, each once.
+func appendTerms(ts []term, ev *keytrailv1.KeyEvent) []term {
+	ts = append(ts, tenantTerm(ev.GetTenant()), operationTerm(ev.GetOperation()), outcomeTerm(ev.GetOutcome()))
+	for i, op := range ev.GetAlso() {
+		if !slices.Contains(ev.GetAlso()[:i], op) && op != ev.GetOperation() {
+			ts = append(ts, operationTerm(op))
+		}
+	}
+	if ref := ev.GetKey().GetRef(); ref != "" {
+		ts = append(ts, keyTerm(ev.GetTenant(), ref))
+	}
+	a := ev.GetActor()
+	if a.GetId() != "" {
+		ts = append(ts, actorTerm(a.GetId()))
+	}
+	if a.GetDisplay() != "" && a.GetDisplay() != a.GetId() {
+		ts = append(ts, actorTerm(a.GetDisplay()))
+	}
+	return ts
+}
