@@ -168,7 +168,7 @@ func (s *Store) Payloads(ctx context.Context, start, end uint64, fn func(index u
 	if err := storage.CheckRange(s.head.Load().Size, start, end); err != nil {
 		return err
 	}
-	var c chunk
+	c := chunk{data: []byte{}} // Not nil, which is for the erased.
 	for at := start; at < end; {
 		if err := ctx.Err(); err != nil {
 			return err

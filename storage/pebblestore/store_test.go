@@ -1,58 +1,71 @@
 package pebblestore_test
 
 import (
-	"context"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/pebblestore"
 	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
-func TestSmoke(t *testing.T) {
-	dir := t.TempDir()
-	s, err := pebblestore.Create(dir, pebblestore.Options{})
+// small are options for tests: little memory, so that flushes and compactions happen.
+func small(fsys vfs.FS) pebblestore.Options {
+	return pebblestore.Options{FS: fsys, CacheBytes: 1 << 20, MemTableBytes: 256 << 10}
+}
+
+func create(t testing.TB, dir string, opts pebblestore.Options) *pebblestore.Store {
+	t.Helper()
+	s, err := pebblestore.Create(dir, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := context.Background()
-	b := storagetest.NewBuilder()
-	for _, n := range []int{1, 2, 255, 1, 1000, 64} {
-		if err := s.Commit(ctx, b.Batch(t, n)); err != nil {
-			t.Fatal(err)
-		}
-		if err := storage.Verify(ctx, s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.ErasePayloads(ctx, []uint64{3, 1000}); err != nil {
+	return s
+}
+
+func open(t testing.TB, dir string, opts pebblestore.Options) *pebblestore.Store {
+	t.Helper()
+	s, err := pebblestore.Open(dir, opts)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+func closeStore(t testing.TB, s *pebblestore.Store) {
+	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, err = pebblestore.Open(dir, pebblestore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	err = s.Payloads(ctx, 0, b.Head.Size, func(i uint64, p []byte) error {
-		if p == nil {
-			n++
-		} else if string(p) != string(storagetest.Entry(i).Payload) {
-			t.Fatal(i)
+}
+
+// conformance returns how the suite opens stores in a file system.
+func conformance(opts func(t testing.TB) (dir string, opts pebblestore.Options)) storagetest.Open {
+	return func(t testing.TB) (storage.Store, func() storage.Store) {
+		dir, o := opts(t)
+		s := create(t, dir, o)
+		t.Cleanup(func() { closeStore(t, s) })
+		return s, func() storage.Store {
+			closeStore(t, s)
+			s = open(t, dir, o)
+			return s
 		}
-		return nil
+	}
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("Memory", func(t *testing.T) {
+		storagetest.Test(t, conformance(func(testing.TB) (string, pebblestore.Options) {
+			return "store", small(vfs.NewMem())
+		}))
 	})
-	if err != nil || n != 2 {
-		t.Fatal(n, err)
-	}
-	if _, err := pebblestore.Open(dir, pebblestore.Options{}); err == nil {
-		t.Fatal()
-	} else {
-		t.Log(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	t.Run("Disk", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("waits for the disk")
+		}
+		storagetest.Test(t, conformance(func(t testing.TB) (string, pebblestore.Options) {
+			return t.TempDir(), pebblestore.Options{}
+		}))
+	})
 }

@@ -11,12 +11,16 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
-// Builder makes batches as the log does, and keeps the tree that they build.
+// Builder makes batches as the log does, and keeps what they add. It assumes that each
+// batch is committed.
 type Builder struct {
 	// Head is the head after the batches made so far.
 	Head  storage.Head
 	tree  *compact.Range
 	clock time.Time
+	// entries are all that the batches added; nodes holds hashes computed from them.
+	entries []storage.Entry
+	nodes   map[[2]uint64][]byte
 }
 
 // NewBuilder returns a Builder for an empty store.
@@ -26,6 +30,7 @@ func NewBuilder() *Builder {
 		Head:  storage.EmptyHead(),
 		tree:  f.NewEmptyRange(0),
 		clock: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+		nodes: make(map[[2]uint64][]byte),
 	}
 }
 
@@ -68,6 +73,7 @@ func (b *Builder) BatchOf(t testing.TB, entries []storage.Entry) *storage.Batch 
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.entries = append(b.entries, entries...)
 	b.clock = b.clock.Add(time.Millisecond + time.Nanosecond)
 	b.Head = storage.Head{Size: b.tree.End(), Root: [storage.HashSize]byte(root), Time: b.clock}
 	batch.New = b.Head
