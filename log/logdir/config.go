@@ -1,0 +1,117 @@
+package logdir
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keytrail/keytrail/log"
+	"github.com/keytrail/keytrail/proto/checkpoint"
+)
+
+const configFile = "config.yaml"
+
+// Config is what config.yaml holds. A key that is not here is an error.
+type Config struct {
+	// Origin names the log for ever, in every checkpoint.
+	Origin string `yaml:"origin"`
+	// Ledger is the path of the signer's ledger, absolute or from the log's directory. It
+	// should be on another disk than the store, and never in the store's backups.
+	Ledger string `yaml:"ledger"`
+	// GRPC is the address of the gRPC service, HTTP that of health and metrics. Addresses
+	// other than loopback need TLS.
+	GRPC string `yaml:"grpc"`
+	HTTP string `yaml:"http"`
+	// TLS of both.
+	TLS TLS `yaml:"tls"`
+	// MinInterval is the least time between two checkpoints.
+	MinInterval time.Duration `yaml:"min_interval"`
+	// MaxPending is how many events may wait for the next batch before callers are refused.
+	MaxPending int `yaml:"max_pending"`
+}
+
+// TLS names files in PEM.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ClientCA, when set, demands a client certificate that it has signed; the
+	// certificate's name becomes the producer of what its holder appends.
+	ClientCA string `yaml:"client_ca"`
+}
+
+// DefaultConfig is what Init writes.
+func DefaultConfig(origin string) Config {
+	return Config{
+		Origin: origin, Ledger: "signer/ledger",
+		GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
+		MinInterval: log.DefaultMinInterval, MaxPending: log.DefaultMaxPending,
+	}
+}
+
+// parseConfig reads a configuration; what it leaves out has the default.
+func parseConfig(b []byte) (Config, error) {
+	c := DefaultConfig("")
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&c); err != nil {
+		return c, err
+	}
+	return c, c.Validate()
+}
+
+func (c Config) encode() ([]byte, error) {
+	b, err := yaml.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return append([]byte("# Configuration of a keytrail log. The origin is the log's name for ever: do not change it.\n"), b...), nil
+}
+
+// Validate returns all that is wrong, joined.
+func (c Config) Validate() error {
+	var errs []error
+	add := func(key string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	add("origin", checkpoint.CheckName(c.Origin))
+	if c.Ledger == "" {
+		add("ledger", errors.New("is empty"))
+	}
+	add("grpc", CheckAddress(c.GRPC, c.TLS.Cert != ""))
+	add("http", CheckAddress(c.HTTP, c.TLS.Cert != ""))
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		add("tls", errors.New("cert and key go together"))
+	}
+	if c.TLS.ClientCA != "" && c.TLS.Cert == "" {
+		add("tls.client_ca", errors.New("needs cert and key"))
+	}
+	if c.MinInterval < 0 || c.MinInterval > time.Hour {
+		add("min_interval", fmt.Errorf("%v is not between 0 and 1h", c.MinInterval))
+	}
+	if c.MaxPending < log.MaxEvents || c.MaxPending > 1<<24 {
+		add("max_pending", fmt.Errorf("%d is not between %d and %d", c.MaxPending, log.MaxEvents, 1<<24))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckAddress returns why the server may not listen on HOST:PORT: without TLS it listens
+// on loopback only.
+func CheckAddress(addr string, tls bool) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is no HOST:PORT: %w", addr, err)
+	}
+	if tls || host == "localhost" {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("%q is not a loopback address: set tls.cert and tls.key to listen there", addr)
+}

@@ -1,0 +1,28 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// HTTP returns the handler of /healthz, /readyz and /metrics.
+func (s *Server) HTTP(metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthy)
+	mux.HandleFunc("GET /readyz", s.healthy)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// healthy answers 200 while the log writes and 503 when it has stopped.
+func (s *Server) healthy(w http.ResponseWriter, _ *http.Request) {
+	select {
+	case <-s.log.Failed():
+		http.Error(w, "the log has stopped writing; see its log", http.StatusServiceUnavailable)
+	default:
+		fmt.Fprintf(w, "ok durable=%d published=%d\n", s.log.DurableSize(), s.log.Published().Size)
+	}
+}

@@ -1,0 +1,108 @@
+// Package server offers a log over gRPC (keytrail.v1, health, reflection) and its health
+// and metrics over HTTP.
+//
+// Its methods are called concurrently by gRPC. It makes nothing durable itself: an answer
+// to an append leaves after the log says that the event is. It is trusted to name the
+// producer of an event as the connection authenticated it, and to show callers no more
+// than they may see.
+package server
+
+import (
+	"context"
+	"log/slog"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/keytrail/keytrail/log"
+	"github.com/keytrail/keytrail/log/view"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
+)
+
+// MaxMessageSize is the largest request in bytes: 1,000 events of ordinary size, or 127
+// of the largest.
+const MaxMessageSize = 4 << 20
+
+// maxStreams bounds the calls under way on one connection.
+const maxStreams = 1024
+
+// Config is what a Server is made of.
+type Config struct {
+	Log  *log.Log
+	View *view.View
+	// Policy is the log's policy file, as clients should use it.
+	Policy string
+	// Version is that of the program.
+	Version string
+	// Logger, nil for none.
+	Logger *slog.Logger
+}
+
+// Server implements keytrail.v1.LogService.
+type Server struct {
+	rpc.UnimplementedLogServiceServer
+	log     *log.Log
+	view    *view.View
+	policy  string
+	version string
+	logger  *slog.Logger
+	health  *health.Server
+}
+
+// New returns a server for a log that runs.
+func New(c Config) *Server {
+	s := &Server{
+		log: c.Log, view: c.View, policy: c.Policy, version: c.Version, logger: c.Logger,
+		health: health.NewServer(),
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	s.health.SetServingStatus(rpc.LogService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	return s
+}
+
+// GRPC returns a gRPC server with the log's service, health and reflection; creds nil
+// means plain text.
+func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessageSize),
+		grpc.MaxConcurrentStreams(maxStreams),
+	}
+	if creds != nil {
+		opts = append(opts, grpc.Creds(creds))
+	}
+	g := grpc.NewServer(opts...)
+	rpc.RegisterLogServiceServer(g, s)
+	grpc_health_v1.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// Shutdown tells health checks that the server no longer serves.
+func (s *Server) Shutdown() { s.health.Shutdown() }
+
+// producer names who is at the other end, as TLS authenticated it: the certificate's URI
+// (SPIFFE) first, then its DNS name, then its common name. Empty without a certificate.
+func producer(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return ""
+	}
+	cert := info.State.VerifiedChains[0][0]
+	switch {
+	case len(cert.URIs) > 0:
+		return cert.URIs[0].String()
+	case len(cert.DNSNames) > 0:
+		return cert.DNSNames[0]
+	}
+	return cert.Subject.CommonName
+}
