@@ -61,7 +61,7 @@ func complete() *keytrailv1.KeyEvent {
 	content := []byte(`{"eventName":"ScheduleKeyDeletion"}`)
 	sum := sha256.Sum256(content)
 	at := timestamppb.New(time.Date(2026, 11, 20, 8, 30, 0, 123456789, time.UTC))
-	return &keytrailv1.KeyEvent{
+	ev := &keytrailv1.KeyEvent{
 		SchemaVersion: 1, EventId: "evt-0001",
 		Source: &keytrailv1.Source{System: "aws.kms", Account: "111122223333", Region: "eu-central-1", Adapter: "cloudtrail/1"},
 		Tenant: "acme", Time: at, TimeReceived: at,
@@ -98,6 +98,8 @@ func complete() *keytrailv1.KeyEvent {
 		SourceSignature: &keytrailv1.SourceSignature{Algorithm: "ed25519", KeyId: "k", Signature: []byte{1, 2, 3}},
 		Attributes:      []*keytrailv1.Attribute{{Name: "a", Value: "1"}, {Name: "b"}},
 	}
+	// Without the messages that are shared above.
+	return proto.Clone(ev).(*keytrailv1.KeyEvent)
 }
 
 func encode(t testing.TB, ev *keytrailv1.KeyEvent) []byte {
