@@ -19,19 +19,19 @@ import (
 // a token has no way in, whatever its name. A path that ends in an object or a list takes
 // all of it.
 var attributePaths = []string{
-	"eventVersion", "eventType", "eventCategory", "sharedEventID", "vpcEndpointId", "vpcEndpointAccountId",
+	"eventType", "sharedEventID", "vpcEndpointId", "vpcEndpointAccountId",
 	"sessionCredentialFromConsole", "addendum", "userIdentity.type", "userIdentity.principalId",
 	"userIdentity.inScopeOf", "userIdentity.onBehalfOf.identityStoreArn",
-	"userIdentity.sessionContext.sourceIdentity", "tlsDetails.clientProvidedHostHeader", "tlsDetails.keyExchange",
+	"tlsDetails.clientProvidedHostHeader", "tlsDetails.keyExchange",
 
 	"requestParameters.pendingWindowInDays", "requestParameters.keyId", "requestParameters.targetKeyId",
 	"requestParameters.sourceKeyId", "requestParameters.destinationKeyId", "requestParameters.aliasName",
-	"requestParameters.keySpec", "requestParameters.customerMasterKeySpec", "requestParameters.keyUsage",
+	"requestParameters.keySpec", "requestParameters.customerMasterKeySpec",
 	"requestParameters.origin", "requestParameters.multiRegion", "requestParameters.description",
 	"requestParameters.bypassPolicyLockoutSafetyCheck", "requestParameters.policyName",
-	"requestParameters.encryptionAlgorithm", "requestParameters.sourceEncryptionAlgorithm",
-	"requestParameters.destinationEncryptionAlgorithm", "requestParameters.signingAlgorithm",
-	"requestParameters.macAlgorithm", "requestParameters.messageType", "requestParameters.keyAgreementAlgorithm",
+	"requestParameters.sourceEncryptionAlgorithm",
+	"requestParameters.destinationEncryptionAlgorithm",
+	"requestParameters.messageType",
 	"requestParameters.numberOfBytes", "requestParameters.keyPairSpec", "requestParameters.wrappingAlgorithm",
 	"requestParameters.wrappingKeySpec", "requestParameters.validTo", "requestParameters.expirationModel",
 	"requestParameters.importType", "requestParameters.keyMaterialDescription", "requestParameters.keyMaterialId",
@@ -82,7 +82,6 @@ const (
 // attributes fills in further facts. When there are more than an event may hold, those
 // that come first by name are kept, and one attribute says how many are not.
 func (b *builder) attributes() {
-	b.attrs = make(map[string]string)
 	for _, path := range attributePaths {
 		b.flatten(path, get(b.r.object, strings.Split(path, ".")...))
 	}
@@ -92,6 +91,7 @@ func (b *builder) attributes() {
 	if !b.opt.HashContext {
 		b.flatten("requestParameters.constraints", get(request, "constraints"))
 	}
+	maps.DeleteFunc(b.attrs, b.told)
 	names := slices.Sorted(maps.Keys(b.attrs))
 	if len(names) > maxPairs {
 		const more = "omitted"
@@ -102,6 +102,21 @@ func (b *builder) attributes() {
 	for _, name := range names {
 		b.ev.Attributes = append(b.ev.Attributes, &keytrailv1.Attribute{Name: name, Value: b.attrs[name]})
 	}
+}
+
+// told reports an attribute that names a key which the event names already.
+func (b *builder) told(name, value string) bool {
+	k := b.ev.GetKey()
+	switch name[strings.LastIndexByte(name, '.')+1:] {
+	case "keyId", "targetKeyId", "sourceKeyId", "destinationKeyId":
+		about := func(r *keytrailv1.RelatedKey) bool { return names(value, r.GetRef()) }
+		return names(value, k.GetRef()) || value == k.GetAlias() || slices.ContainsFunc(b.ev.RelatedKeys, about)
+	case "aliasName":
+		return value == k.GetAlias()
+	case "keyMaterialId":
+		return value == k.GetMaterialId()
+	}
+	return false
 }
 
 func (b *builder) set(name, value string) {

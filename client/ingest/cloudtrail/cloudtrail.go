@@ -184,12 +184,15 @@ func (rd *reading) list(ctx context.Context) (closed bool, err error) {
 			return true, nil
 		}
 		rd.record++
+		var v value
 		if b == '{' {
-			err = rd.value(ctx, rd.s.object(false), rd.record)
+			v = rd.s.object(false)
+			err = rd.value(ctx, v, rd.record)
 		} else {
-			err = rd.reject(ctx, rd.s.scrap(false), rd.record, "not a JSON object")
+			v = rd.s.scrap(false)
+			err = rd.reject(ctx, v, rd.record, "not a JSON object")
 		}
-		if err != nil {
+		if err != nil || v.status == ended {
 			return false, err
 		}
 	}

@@ -69,7 +69,7 @@ func (b *builder) short(limit int, s string) string {
 
 // translate makes the event of a record whose operation is known.
 func translate(r record, op keytrailv1.Operation, opt Options) (*keytrailv1.KeyEvent, error) {
-	b := &builder{r: r, opt: opt, ev: &keytrailv1.KeyEvent{
+	b := &builder{r: r, opt: opt, attrs: make(map[string]string), ev: &keytrailv1.KeyEvent{
 		SchemaVersion: event.SchemaVersion,
 		Operation:     op,
 		Outcome:       outcome(r),
@@ -80,8 +80,8 @@ func translate(r record, op keytrailv1.Operation, opt Options) (*keytrailv1.KeyE
 	}
 	b.actor()
 	b.request()
-	b.attributes()
 	b.context()
+	b.attributes()
 	b.raw()
 	return b.ev, b.err
 }
