@@ -14,7 +14,6 @@
 package ledger
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -53,6 +52,9 @@ const (
 	magic    = "keytrail/ledger1"
 	sumAt    = slotSize - sha256.Size
 )
+
+// recovery is what an operator without a ledger can do.
+const recovery = "bring back the file; if it is lost, adopt the newest checkpoint that anyone holds (keytrail ledger adopt)"
 
 // EmptyState is the state of a log that has no entry.
 func EmptyState() State { return State{Root: sha256.Sum256(nil)} }
@@ -95,6 +97,9 @@ func Create(path, origin string) error {
 // here, because a signer without memory could sign a second tree.
 func Open(path, origin string) (*Ledger, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening the signer's ledger: %w: without it the log could sign a second history; %s", err, recovery)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the signer's ledger: %w", err)
 	}
@@ -114,8 +119,12 @@ func (l *Ledger) load() error {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return fmt.Errorf("%w: mode is %04o, must be 0600", fs.ErrPermission, perm)
 	}
-	if err := syscall.Flock(int(l.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(l.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return ErrLocked
+	}
+	if err != nil {
+		return fmt.Errorf("locking: %w", err)
 	}
 	found := false
 	for i := range 2 {
@@ -123,31 +132,50 @@ func (l *Ledger) load() error {
 		if _, err := l.f.ReadAt(b[:], int64(i)*slotSize); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		counter, st, origin, ok := parseSlot(b[:])
-		if !ok || (found && counter <= l.counter) {
+		s, ok := parseSlot(b[:])
+		if !ok || (found && s.counter <= l.counter) {
 			continue
 		}
-		if origin != l.origin {
+		if s.origin != l.origin {
 			return ErrOrigin
 		}
-		l.counter, l.state, found = counter, st, true
+		l.counter, l.state, found = s.counter, s.state, true
 	}
 	if !found {
-		return ErrCorrupt
+		return fmt.Errorf("%w: %s", ErrCorrupt, recovery)
 	}
 	return nil
 }
 
-func parseSlot(b []byte) (counter uint64, st State, origin [32]byte, ok bool) {
+// slot is the content of one of the two slots.
+type slot struct {
+	counter uint64
+	state   State
+	origin  [sha256.Size]byte
+}
+
+func (s *slot) encode() [slotSize]byte {
+	var b [slotSize]byte
+	copy(b[:], magic)
+	binary.BigEndian.PutUint64(b[16:], s.counter)
+	binary.BigEndian.PutUint64(b[24:], s.state.Size)
+	copy(b[32:], s.state.Root[:])
+	copy(b[64:], s.origin[:])
 	sum := sha256.Sum256(b[:sumAt])
-	if !bytes.Equal(sum[:], b[sumAt:]) || string(b[:16]) != magic {
-		return 0, State{}, origin, false
+	copy(b[sumAt:], sum[:])
+	return b
+}
+
+// parseSlot reads what encode wrote and nothing else.
+func parseSlot(b []byte) (slot, bool) {
+	if len(b) != slotSize {
+		return slot{}, false
 	}
-	counter = binary.BigEndian.Uint64(b[16:])
-	st.Size = binary.BigEndian.Uint64(b[24:])
-	copy(st.Root[:], b[32:])
-	copy(origin[:], b[64:])
-	return counter, st, origin, true
+	s := slot{counter: binary.BigEndian.Uint64(b[16:])}
+	s.state.Size = binary.BigEndian.Uint64(b[24:])
+	copy(s.state.Root[:], b[32:])
+	copy(s.origin[:], b[64:])
+	return s, s.encode() == [slotSize]byte(b)
 }
 
 // State returns the largest tree that was signed or was about to be.
@@ -175,22 +203,15 @@ func (l *Ledger) Advance(st State) error {
 }
 
 func (l *Ledger) write(st State) error {
-	var b [slotSize]byte
-	copy(b[:], magic)
-	binary.BigEndian.PutUint64(b[16:], l.counter+1)
-	binary.BigEndian.PutUint64(b[24:], st.Size)
-	copy(b[32:], st.Root[:])
-	copy(b[64:], l.origin[:])
-	sum := sha256.Sum256(b[:sumAt])
-	copy(b[sumAt:], sum[:])
-	if _, err := l.f.WriteAt(b[:], int64((l.counter+1)%2)*slotSize); err != nil {
+	next := slot{counter: l.counter + 1, state: st, origin: l.origin}
+	b := next.encode()
+	if _, err := l.f.WriteAt(b[:], int64(next.counter%2)*slotSize); err != nil {
 		return err
 	}
 	if err := l.f.Sync(); err != nil {
 		return err
 	}
-	l.counter++
-	l.state = st
+	l.counter, l.state = next.counter, st
 	return nil
 }
 
