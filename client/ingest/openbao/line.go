@@ -62,10 +62,12 @@ func (l *lineReader) next() (line, error) {
 }
 
 // withoutPrefix returns the JSON object that ends the line, or nil. The prefix is the
-// operator's and may itself hold braces, so each brace near the beginning is tried.
+// operator's and may itself look like an object, so each place near the beginning where
+// one could start is tried.
 func withoutPrefix(data []byte) []byte {
 	data = bytes.TrimSpace(data)
-	first := bytes.IndexByte(data, '{')
+	begin := []byte(`{"`)
+	first := bytes.Index(data, begin)
 	switch {
 	case first < 0:
 		return nil
@@ -76,7 +78,7 @@ func withoutPrefix(data []byte) []byte {
 		if json.Valid(data[at:]) {
 			return data[at:]
 		}
-		next := bytes.IndexByte(data[at+1:], '{')
+		next := bytes.Index(data[at+1:], begin)
 		if next < 0 {
 			break
 		}
