@@ -92,6 +92,7 @@ func (v *View) openEmpty() (*pebble.DB, error) {
 	if err := v.fs.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("removing the old view: %w", err)
 	}
+	v.forgetDamage()
 	db, err := pebble.Open(dir, v.options())
 	if err != nil {
 		return nil, fmt.Errorf("making an empty view: %w", err)
@@ -191,6 +192,27 @@ func (v *View) options() *pebble.Options {
 		MemTableSize:       16 << 20,
 		CacheSize:          32 << 20,
 		Logger:             pebbleLogger{v.logger},
+		// Pebble's own reaction to damage is to end the process.
+		EventListener: &pebble.EventListener{DataCorruption: func(info pebble.DataCorruptionInfo) {
+			v.logger.Warn("damage in the view", slog.String("path", info.Path), slog.Any("error", info.Details))
+			v.reportDamage()
+		}},
+	}
+}
+
+// reportDamage makes Run rebuild the view.
+func (v *View) reportDamage() {
+	select {
+	case v.damaged <- struct{}{}:
+	default:
+	}
+}
+
+// forgetDamage is called when the damaged rows are gone.
+func (v *View) forgetDamage() {
+	select {
+	case <-v.damaged:
+	default:
 	}
 }
 

@@ -24,7 +24,6 @@ type fakeLog struct {
 	mu        sync.Mutex
 	payloads  [][]byte
 	events    []*keytrailv1.KeyEvent // nil where a view can show nothing
-	roots     map[uint64][32]byte
 	published uint64
 	grown     chan struct{}
 	keys      map[[32]byte]record.Record
@@ -138,6 +137,12 @@ func (l *fakeLog) publish(size uint64) uint64 {
 	close(l.grown)
 	l.grown = make(chan struct{})
 	return size
+}
+
+func (l *fakeLog) publishedSize() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.published
 }
 
 func (l *fakeLog) size() uint64 {

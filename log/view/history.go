@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"google.golang.org/protobuf/proto"
 
@@ -37,8 +36,8 @@ const foldsPerState = 4096
 
 // History returns the events of a key (same tenant and key.ref) with the key's state after
 // each, whatever the page size as if folded from its first event. Erased events are left
-// out, of the state too. Pages are as those of List; fs.ErrNotExist says that the key has
-// no events.
+// out, of the state too. Pages are as those of List; ErrNotFound says that the key has no
+// events.
 //
 // Going from page to page costs what is on the page. A token used again after the view was
 // opened anew costs the whole history up to there, once.
@@ -73,7 +72,7 @@ func (v *View) History(ctx context.Context, tenant, keyRef string, limit int, pa
 		h.page.Next = token{max(next, h.start), s.size}.encode(question)
 	}
 	if pageToken == "" && !more && len(h.page.Events) == 0 {
-		return nil, fmt.Errorf("key %q of tenant %q has no events: %w", keyRef, tenant, fs.ErrNotExist)
+		return nil, fmt.Errorf("%w: tenant %q has no events of key %q", ErrNotFound, tenant, keyRef)
 	}
 	return &h.page, nil
 }

@@ -15,8 +15,7 @@ const (
 // set is a set of entries of one segment.
 type set [segmentSize / 64]uint64
 
-func (s *set) add(offset uint16)      { s[offset>>6] |= 1 << (offset & 63) }
-func (s *set) has(offset uint16) bool { return s[offset>>6]&(1<<(offset&63)) != 0 }
+func (s *set) add(offset uint16) { s[offset>>6] |= 1 << (offset & 63) }
 
 // fill makes it the set of all entries.
 func (s *set) fill() {

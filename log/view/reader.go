@@ -57,10 +57,7 @@ func (v *View) damage(err error) error {
 	if !pebble.IsCorruptionError(err) && !errors.Is(err, errRow) && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading the view: %w", err)
 	}
-	select {
-	case v.damaged <- struct{}{}:
-	default:
-	}
+	v.reportDamage()
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 

@@ -78,6 +78,7 @@ func (v *View) advance(ctx context.Context, in *intake, published uint64) error 
 	for i := range in.rows {
 		v.live.add(&in.rows[i])
 		switch in.rows[i].state {
+		case rowIndexed:
 		case rowErased:
 			v.counts.erased++
 		case rowUnreadable:
@@ -147,10 +148,6 @@ func (v *View) rebuild(ctx context.Context) error {
 	defer v.mu.Unlock()
 	v.live = newSegment(0)
 	v.counts = counts{rebuilds: v.counts.rebuilds + 1}
-	select {
-	case <-v.damaged: // What other queries met before the rows were dropped.
-	default:
-	}
 	return nil
 }
 

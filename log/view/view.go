@@ -31,6 +31,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 
@@ -53,9 +54,10 @@ type Source interface {
 	RootAt(ctx context.Context, size uint64) ([storage.HashSize]byte, error)
 }
 
-// Errors to be matched with errors.Is. What a caller did wrong is an *ArgumentError, and a
-// key without events fs.ErrNotExist.
+// Errors to be matched with errors.Is. What a caller did wrong is an *ArgumentError.
 var (
+	// ErrNotFound means that a key has no events. It is an fs.ErrNotExist.
+	ErrNotFound = fmt.Errorf("view: no such key: %w", fs.ErrNotExist)
 	// ErrLocked means that another process has the view's directory open.
 	ErrLocked = errors.New("view: directory is in use by another process")
 	// ErrBehind means that the page token comes from a larger view: this one is being
