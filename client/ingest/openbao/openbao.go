@@ -11,6 +11,16 @@
 // translate faithfully. It never puts tokens, key material, plaintext or HMACs of them
 // into an event; the hash of the line goes with every event, so that the translation can
 // be checked against the log.
+//
+// # What the log does not tell
+//
+// There is no status: whether a call succeeded follows from where errors stand and what is
+// missing (see decide). A version appears in an event only where the line shows the one
+// acted on, or a bound in clear below which versions ended (trim, minimum versions);
+// latest_version is an attribute. Decryption, verification, HMAC, backup, restore and
+// import never show one. Rotation by the server, keys that die with their mount or
+// namespace, and calls refused before the audit layer leave no line, and no event is made
+// up for them.
 package openbao
 
 import (
@@ -123,6 +133,7 @@ func (i *Importer) line(ctx context.Context, file string, l line, sink ingest.Si
 	if neverAnswered(rec) {
 		return i.emit(ctx, rec, sink)
 	}
+	rec.raw = bytes.Clone(rec.raw)
 	i.pending.push(rec)
 	for i.pending.tooMany() {
 		if err := i.emit(ctx, i.pending.pop(), sink); err != nil {
@@ -136,12 +147,13 @@ func (i *Importer) line(ctx context.Context, file string, l line, sink ingest.Si
 func (i *Importer) emit(ctx context.Context, rec *record, sink ingest.Sink) error {
 	ev, err := i.translate(rec)
 	if err != nil {
-		return sink.Reject(ctx, ingest.Reject{File: rec.file, Line: rec.line, Reason: err.Error(), Raw: rec.raw})
+		return sink.Reject(ctx, ingest.Reject{File: rec.file, Line: rec.line, Reason: err.Error(), Raw: bytes.Clone(rec.raw)})
 	}
 	return sink.Item(ctx, ingest.Item{Event: ev, File: rec.file, Line: rec.line})
 }
 
-// parseLine reads one line, or says why it cannot be read.
+// parseLine reads one line, or says why it cannot be read. The record's raw bytes are the
+// line's and good until the next line is read.
 func parseLine(l line) (*record, error) {
 	if l.tooLong {
 		return nil, fmt.Errorf("longer than %d bytes", ingest.MaxRecordSize)
@@ -157,7 +169,7 @@ func parseLine(l line) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec.raw = bytes.Clone(data)
+	rec.raw = data
 	return rec, nil
 }
 
@@ -203,6 +215,6 @@ func (i *Importer) rawOf(rec *record) (raw *keytrailv1.Raw, withheld string) {
 	if rec.unhashed() {
 		return raw, "values are not hashed"
 	}
-	raw.Content = rec.raw
+	raw.Content = bytes.Clone(rec.raw)
 	return raw, ""
 }

@@ -84,13 +84,20 @@ func (c *call) decide() {
 		if *c.batch.failed == c.batch.count {
 			c.outcome = keytrailv1.Outcome_OUTCOME_FAILURE
 		}
-	case c.verb == verbRead && len(got) == 0 && rec.Response.WrapInfo == nil && rec.Response.Auth == nil:
+	case c.verb == verbRead && len(got) == 0 && rec.Response.WrapInfo == nil && rec.Response.Auth == nil && !c.streamed():
 		// What a read of nothing looks like (404). Successful calls without an answer
 		// (204) look the same, but none of them is a read.
 		c.end(keytrailv1.Outcome_OUTCOME_FAILURE, codeNotFound, nil)
 	default:
 		c.outcome = keytrailv1.Outcome_OUTCOME_SUCCESS
 	}
+}
+
+// streamed says that the server writes the answer past the audit log, so that a success
+// has no data either: snapshots, server logs, profiles.
+func (c *call) streamed() bool {
+	path := strings.Join(c.path, "/")
+	return c.kind == "system" && (path == "monitor" || strings.HasPrefix(path, "pprof") || strings.HasPrefix(path, "storage/raft/snapshot"))
 }
 
 // decideStatus reads the one status that is logged, of answers that the engine wrote

@@ -122,11 +122,22 @@ func match(pattern, path []string) (map[string]string, bool) {
 				vars = make(map[string]string, 2)
 			}
 			vars[want[1:]] = path[i]
-		case want != path[i] && !slices.Contains(strings.Split(want, "|"), path[i]):
+		case !oneOf(want, path[i]):
 			return nil, false
 		}
 	}
 	return vars, true
+}
+
+// oneOf says whether a segment is one of the alternatives of a pattern.
+func oneOf(alternatives, segment string) bool {
+	for more := true; more; {
+		var one string
+		if one, alternatives, more = strings.Cut(alternatives, "|"); one == segment {
+			return true
+		}
+	}
+	return false
 }
 
 // template is the path with its names taken out, for source_operation.
