@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -39,7 +40,7 @@ var ErrNotCanonical = errors.New("event: not in canonical encoding")
 func Append(b []byte, ev *keytrailv1.KeyEvent) ([]byte, error) {
 	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, ev)
 	if err != nil {
-		return b, fmt.Errorf("encoding event: %w", err)
+		return b, fmt.Errorf("encoding event: %w", readable(err))
 	}
 	return out, nil
 }
@@ -53,7 +54,7 @@ func Parse(b []byte) (*keytrailv1.KeyEvent, error) {
 	}
 	ev := new(keytrailv1.KeyEvent)
 	if err := proto.Unmarshal(b, ev); err != nil {
-		return nil, fmt.Errorf("parsing event: %w", err)
+		return nil, fmt.Errorf("parsing event: %w", readable(err))
 	}
 	var c checker
 	c.knownFields(ev)
@@ -68,4 +69,11 @@ func Parse(b []byte) (*keytrailv1.KeyEvent, error) {
 		return nil, ErrNotCanonical
 	}
 	return ev, nil
+}
+
+// readable takes from protobuf's messages what it puts there to keep them from being
+// compared: a prefix that comes with this or that kind of space.
+func readable(err error) error {
+	text := strings.ReplaceAll(err.Error(), "\u00a0", " ")
+	return errors.New(strings.TrimPrefix(text, "proto: "))
 }

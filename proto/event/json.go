@@ -27,7 +27,7 @@ func ParseJSON(line []byte) (*keytrailv1.KeyEvent, error) {
 	}
 	ev := new(keytrailv1.KeyEvent)
 	if err := protojson.Unmarshal(full, ev); err != nil {
-		return nil, fmt.Errorf("parsing event: %w", err)
+		return nil, fmt.Errorf("parsing event: %w", readable(err))
 	}
 	return ev, nil
 }
@@ -84,12 +84,12 @@ func expandNames(line []byte) ([]byte, error) {
 // expandValue returns what to put in the place of a value, nil to leave it.
 func expandValue(field string, value json.RawMessage) ([]byte, error) {
 	var short []string
-	switch {
-	case field == "also":
+	switch field {
+	case "also":
 		if json.Unmarshal(value, &short) != nil {
 			return nil, nil
 		}
-	case field == "operation" || field == "outcome":
+	case "operation", "outcome":
 		short = []string{""}
 		if value[0] != '"' || json.Unmarshal(value, &short[0]) != nil {
 			return nil, nil

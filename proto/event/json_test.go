@@ -76,7 +76,7 @@ func TestParseJSONRefuses(t *testing.T) {
 		`{"outcome":"ok"}`:              `outcome: unknown outcome "ok"`,
 		`{"also":["key.generate","x"]}`: `also: unknown operation "x"`,
 		`{"operation":"unspecified"}`:   "unspecified",
-		`{"tenannt":"a"}`:               "tenannt",
+		`{"tenannt":"a"}`:               `parsing event: (line 1:2): unknown field "tenannt"`,
 		`{"key":{"reff":"a"}}`:          "reff",
 		"{\"tenant\":\"\xff\"}":         "",
 		`{"tenant":"` + strings.Repeat("a", event.MaxJSONSize) + `"}`: "65549 bytes",

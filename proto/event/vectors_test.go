@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -98,7 +99,8 @@ func refused(about string, encoded []byte) vector {
 
 func fields(err error) []string {
 	var out []string
-	if invalid, ok := err.(*event.InvalidError); ok {
+	var invalid *event.InvalidError
+	if errors.As(err, &invalid) {
 		for _, v := range invalid.Violations {
 			out = append(out, v.Field)
 		}

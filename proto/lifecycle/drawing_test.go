@@ -32,10 +32,13 @@ type drawnLine struct {
 	state    string
 }
 
+// drawingStart is the time before the first event of a drawing.
+var drawingStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
 func parseDrawing(t testing.TB, drawing string) []drawnLine {
 	t.Helper()
 	var lines []drawnLine
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := drawingStart
 	system := "test"
 	for text := range strings.Lines(drawing) {
 		text = strings.TrimSpace(text)

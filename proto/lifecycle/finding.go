@@ -8,7 +8,7 @@ import (
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 )
 
-// StateName is a state's name for people, as "destruction pending".
+// StateName is a state's name for people, as "scheduled for destruction".
 func StateName(s keytrailv1.KeyState) string {
 	switch s {
 	case unknown:
@@ -26,7 +26,7 @@ func StateName(s keytrailv1.KeyState) string {
 	case compromised:
 		return "compromised"
 	case destroyPending:
-		return "destruction pending"
+		return "scheduled for destruction"
 	case destroyed:
 		return "destroyed"
 	case destroyedCompromised:
@@ -62,7 +62,7 @@ func (a *application) forbiddenUse(op keytrailv1.Operation, u *unit) {
 
 func (a *application) onDestroyed(op keytrailv1.Operation, u *unit) {
 	a.find(keytrailv1.Finding_KIND_USE_AFTER_DESTROY, u, op,
-		"%s succeeded although %s was %s.", event.OperationName(op), u.name(), StateName(u.state))
+		"%s succeeded although %s was %s: it was not, or it came back unseen.", event.OperationName(op), u.name(), StateName(u.state))
 }
 
 func (a *application) reimport(op keytrailv1.Operation, u *unit) {

@@ -19,11 +19,11 @@
 // named so far, and a version made later stands for itself.
 //
 // The transitions are one table (see transitions). An illegal transition that the source
-// reports as done is a finding, and is done here too, as far as it does not undo a
-// compromise, a destruction or the scheduling of one: those are facts about the material
-// that a later event cannot take back. A destroyed key lives again only by re-import or
-// restoring (a finding) or when a key is made anew under its name, which is another key:
-// no finding, and its versions start afresh.
+// reports as done is a finding. Some are done here too, a deactivated key activated again
+// for one; none undoes a compromise, a destruction or the scheduling of one, for those
+// are facts about the material that a later event cannot take back. A destroyed key lives
+// again only by re-import or restoring (a finding), or when a key is made anew under its
+// name: that is another key, so no finding, and its versions start afresh.
 package lifecycle
 
 import (
@@ -159,11 +159,11 @@ func (a *application) time(ts *timestamppb.Timestamp) {
 // isBirth: the operations with which a key begins.
 func isBirth(op keytrailv1.Operation) bool {
 	switch op {
-	case keytrailv1.Operation_OPERATION_KEY_GENERATE, keytrailv1.Operation_OPERATION_KEY_IMPORT,
-		keytrailv1.Operation_OPERATION_KEY_REGISTER_EXTERNAL, keytrailv1.Operation_OPERATION_KEY_RESTORE:
+	case generate, importKey, registerExternal, restore:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // birth looks at the first event that shows the key to exist. Events of other classes
@@ -208,7 +208,7 @@ func (a *application) takePlace() {
 // pending: a birth that is under way leaves a key, or a version, without material.
 func (a *application) pending() {
 	op := a.ev.Operation
-	if !isBirth(op) && op != keytrailv1.Operation_OPERATION_KEY_ROTATE {
+	if !isBirth(op) && op != rotate {
 		return
 	}
 	if isBirth(op) && a.key.state == unknown {
@@ -244,9 +244,9 @@ func (f *Fold) version(name string) *unit {
 
 // set moves a unit to a state and keeps track of the one before a scheduled destruction.
 func (u *unit) set(to keytrailv1.KeyState) {
-	switch {
-	case to == u.state:
-	case to == destroyPending:
+	switch to {
+	case u.state:
+	case destroyPending:
 		u.previous = u.state
 	default:
 		u.previous = unknown

@@ -91,6 +91,7 @@ func returns(ev *keytrailv1.KeyEvent) bool {
 		case keytrailv1.Operation_OPERATION_KEY_GENERATE, keytrailv1.Operation_OPERATION_KEY_REGISTER_EXTERNAL,
 			keytrailv1.Operation_OPERATION_KEY_IMPORT, keytrailv1.Operation_OPERATION_KEY_RESTORE:
 			return true
+		default:
 		}
 	}
 	return false
@@ -186,7 +187,7 @@ func TestTexts(t *testing.T) {
 		"use.encrypt succeeded although version 2 was deactivated, which forbids this use.",
 		"key.activate succeeded although version 2 was deactivated, which does not allow it.",
 		"key.destroy destroyed version 2, which was active, without the scheduling that its source requires.",
-		"use.decrypt succeeded although version 2 was destroyed.",
+		"use.decrypt succeeded although version 2 was destroyed: it was not, or it came back unseen.",
 		"key.import brought version 2 back, which was destroyed.",
 		"meta.read happened 1h0m0s before an event that stands earlier in the log.",
 		"The source calls the state \"Disabled\" after meta.read; by the events, the key was active.",

@@ -263,6 +263,7 @@ func (a *application) afterBirth(op keytrailv1.Operation) keytrailv1.KeyState {
 		switch w.state {
 		case pendingMaterial, preActive, active, suspended, deactivated:
 			return w.state
+		default:
 		}
 	}
 	foreign := a.ev.Key.Origin == keytrailv1.KeyOrigin_KEY_ORIGIN_IMPORTED || a.ev.Key.Origin == keytrailv1.KeyOrigin_KEY_ORIGIN_EXTERNAL
@@ -319,6 +320,7 @@ func originAtBirth(op keytrailv1.Operation, told keytrailv1.KeyOrigin) keytrailv
 		return keytrailv1.KeyOrigin_KEY_ORIGIN_IMPORTED
 	case registerExternal:
 		return keytrailv1.KeyOrigin_KEY_ORIGIN_EXTERNAL
+	default:
+		return keytrailv1.KeyOrigin_KEY_ORIGIN_UNSPECIFIED
 	}
-	return keytrailv1.KeyOrigin_KEY_ORIGIN_UNSPECIFIED
 }

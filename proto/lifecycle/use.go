@@ -24,8 +24,9 @@ func useOf(op keytrailv1.Operation) useKind {
 	case keytrailv1.Operation_OPERATION_USE_DECRYPT, keytrailv1.Operation_OPERATION_USE_VERIFY,
 		keytrailv1.Operation_OPERATION_USE_UNWRAP, keytrailv1.Operation_OPERATION_USE_MAC_VERIFY:
 		return process
+	default:
+		return notUse
 	}
-	return notUse
 }
 
 // allows says which uses a state allows. Suspended, deactivated and compromised keys may
@@ -37,8 +38,9 @@ func allows(s keytrailv1.KeyState, use useKind) bool {
 		return true
 	case suspended, deactivated, compromised:
 		return use == process
+	default:
+		return false
 	}
-	return false
 }
 
 // use checks a use that took place against the state of the key and of each version
