@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -91,35 +90,36 @@ type Index struct {
 // Open opens the index in dir and makes an empty one where there is none. A directory
 // that cannot be read, or that an older program wrote, is emptied: it can be rebuilt.
 func Open(dir string, opts Options) (*Index, error) {
+	if opts.FS == nil {
+		opts.FS = vfs.Default
+	}
 	x, err := open(dir, opts)
 	if err == nil {
 		return x, nil
 	}
-	if opts.FS != nil || errors.Is(err, errInUse) {
+	if errors.Is(err, ErrLocked) {
 		return nil, err
 	}
 	if opts.Logger != nil {
 		opts.Logger.Warn("index cannot be read and is rebuilt from the log", slog.Any("error", err))
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := opts.FS.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("emptying the index: %w", err)
 	}
 	return open(dir, opts)
 }
 
-var errInUse = errors.New("index is in use by another process")
+// ErrLocked means that another process has the index open.
+var ErrLocked = errors.New("index: in use by another process")
 
 func open(dir string, opts Options) (*Index, error) {
 	fs := opts.FS
-	if fs == nil {
-		fs = vfs.Default
-	}
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the index directory: %w", err)
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("%w (%s): %w", errInUse, dir, err)
+		return nil, fmt.Errorf("%w (%s): %w", ErrLocked, dir, err)
 	}
 	db, err := pebble.Open(dir, options(fs, lock, opts.Logger))
 	if err != nil {
@@ -268,17 +268,24 @@ func (x *Index) Apply(rows []Row, c Cursor) error {
 	return nil
 }
 
-// Reset empties the index.
+// Reset empties the index, all or nothing: a cursor whose rows are gone would let an event
+// in twice as soon as it fits the log again.
 func (x *Index) Reset() error {
+	b := x.db.NewBatch()
+	defer b.Close()
+	err := b.Delete(cursorKey, nil)
 	for _, prefix := range []byte{rowEvent, rowKey} {
-		if err := x.db.DeleteRange([]byte{prefix}, []byte{prefix + 1}, pebble.NoSync); err != nil {
-			return fmt.Errorf("emptying the index: %w", err)
+		if err == nil {
+			err = b.DeleteRange([]byte{prefix}, []byte{prefix + 1}, nil)
 		}
 	}
-	if err := x.db.Delete(cursorKey, pebble.Sync); err != nil {
+	if err == nil {
+		err = b.Commit(pebble.Sync)
+	}
+	if err != nil {
 		return fmt.Errorf("emptying the index: %w", err)
 	}
-	x.cursor = Cursor{}
+	x.cursor, x.unsynced = Cursor{}, 0
 	x.applied.Store(0)
 	return nil
 }
