@@ -202,13 +202,13 @@ func TestAttackForgedSignature(t *testing.T) {
 	wantUnverifiable(t, r, err, verify.ReasonNoSignature)
 	// A good signature does not make up for a forged one.
 	rec = l.receipt(3, 5, l.ed)
-	rec.Checkpoint = append(rec.Checkpoint, signature(t, forge(t, l.sign(l.checkpoint(5)), l.ed.VerifierKey()))...)
+	rec.Checkpoint = append(rec.Checkpoint, firstLine(t, forge(t, l.sign(l.checkpoint(5)), l.ed.VerifierKey()))...)
 	r, err = verify.Receipt(rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindLogSignature)
 }
 
-// signature returns the first signature line of a note.
-func signature(t testing.TB, note []byte) []byte {
+// firstLine returns the first signature line of a note.
+func firstLine(t testing.TB, note []byte) []byte {
 	t.Helper()
 	_, sigs, err := checkpoint.ParseNote(note)
 	if err != nil {
@@ -260,7 +260,7 @@ func TestAttackExtensionLine(t *testing.T) {
 	// Signed by the log itself, extension and all.
 	text := append(l.checkpoint(5).Text(), "evil\n"...)
 	note := append(text, '\n')
-	note = append(note, signature(t, l.sign(l.checkpoint(5), l.ed))...)
+	note = append(note, firstLine(t, l.sign(l.checkpoint(5), l.ed))...)
 	if _, err := verify.Checkpoint(note, l.policy()); err == nil {
 		t.Error("checkpoint with an extension line is verified")
 	}
@@ -467,7 +467,7 @@ func TestAttackConsistencyEmptyOld(t *testing.T) {
 	wantTampered(t, r, err, verify.KindConsistency)
 	// An "empty" tree with another root is no checkpoint.
 	root := l.checkpoint(3).Root
-	old := []byte(origin + "\n0\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n\n" + string(signature(t, l.sign(l.checkpoint(3)))))
+	old := []byte(origin + "\n0\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n\n" + string(firstLine(t, l.sign(l.checkpoint(3)))))
 	r, err = verify.Consistency(l.bundle(0, 5).Append(nil), old, l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonMalformed)
 }

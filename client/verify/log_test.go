@@ -2,11 +2,14 @@ package verify_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"filippo.io/mldsa"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/merkle/testonly"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -101,17 +104,50 @@ func (l *testLog) checkpoint(size uint64) checkpoint.Checkpoint {
 	return checkpoint.Checkpoint{Origin: l.origin, Size: size, Root: [32]byte(l.tree.HashAt(size))}
 }
 
-// sign signs a checkpoint with the keys given, or with both of the log's.
+// sign signs a checkpoint with the keys given, or with both of the log's; the same each
+// time, so that vectors stay what they are.
 func (l *testLog) sign(c checkpoint.Checkpoint, keys ...*checkpoint.SignerKey) []byte {
 	l.t.Helper()
 	if keys == nil {
 		keys = []*checkpoint.SignerKey{l.ed, l.pq}
 	}
-	note, err := checkpoint.SignNote(c, signedAt, keys...)
-	if err != nil {
-		l.t.Fatal(err)
+	var sigs []checkpoint.Signature
+	for _, k := range keys {
+		s, err := signature(k, c, uint64(signedAt.Unix()))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		sigs = append(sigs, s)
 	}
-	return note
+	return checkpoint.AppendNote(nil, c, sigs)
+}
+
+// signature is what k.Sign makes, but of ML-DSA-44 the deterministic variant.
+func signature(k *checkpoint.SignerKey, c checkpoint.Checkpoint, timestamp uint64) (checkpoint.Signature, error) {
+	if k.VerifierKey().Type() != checkpoint.TypeMLDSA44 {
+		return k.Sign(c, timestamp)
+	}
+	// PRIVATE+KEY+name+id+base64(type || seed)
+	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(k.Encode(), "+", 5)[4])
+	if err != nil {
+		return checkpoint.Signature{}, err
+	}
+	secret, err := mldsa.NewPrivateKey(mldsa.MLDSA44(), raw[1:])
+	if err != nil {
+		return checkpoint.Signature{}, err
+	}
+	msg := fmt.Appendf(nil, "subtree/v1\n\x00%c%s", len(k.Name()), k.Name())
+	msg = binary.BigEndian.AppendUint64(msg, timestamp)
+	msg = fmt.Appendf(msg, "%c%s", len(c.Origin), c.Origin)
+	msg = binary.BigEndian.AppendUint64(msg, 0)
+	msg = binary.BigEndian.AppendUint64(msg, c.Size)
+	msg = append(msg, c.Root[:]...)
+	sig, err := secret.SignDeterministic(msg, nil)
+	if err != nil {
+		return checkpoint.Signature{}, err
+	}
+	sig = append(binary.BigEndian.AppendUint64(nil, timestamp), sig...)
+	return checkpoint.Signature{Name: k.Name(), KeyID: k.VerifierKey().ID(), Sig: sig}, nil
 }
 
 // receipt returns the true receipt of an entry at a size.

@@ -19,6 +19,7 @@ import (
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 
+	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/proto/consistency"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/proto/receipt"
@@ -64,8 +65,7 @@ func Receipt(data []byte, p *policy.Policy) (*Result, error) {
 		return nil, unverifiable(ReasonNoRecord, "the receipt does not hold the record, so nothing ties it to an event")
 	}
 	leaf := record.Leaf(r.Extra)
-	hash := rfc6962.DefaultHasher.HashLeaf(leaf[:])
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, r.Index, s.Size, hash, asSlices(r.Hashes), s.Root[:]); err != nil {
+	if err := verifyInclusion(r.Index, s.Size, leaf[:], asSlices(r.Hashes), s.Root); err != nil {
 		return tampered(KindInclusion, "the record is not entry %d of the signed tree of %d entries: %s", r.Index, s.Size, explain(err))
 	}
 	e, err := openEntry(r.Index, r.Extra, leaf)
@@ -112,7 +112,7 @@ func Consistency(bundle, oldCheckpoint []byte, p *policy.Policy) (*Result, error
 	if u.OldSize != before.Size {
 		return nil, unverifiable(ReasonOtherBundle, "the bundle proves from size %d, the earlier checkpoint is of size %d", u.OldSize, before.Size)
 	}
-	if err := verifyConsistency(before, after, asSlices(u.Hashes)); err != nil {
+	if err := verifyConsistency(before.Checkpoint, after.Checkpoint, asSlices(u.Hashes)); err != nil {
 		return nil, conflict(KindConsistency, before, after, u, bundle,
 			"the tree of %d entries is not shown to extend the tree of %d entries: %s", after.Size, before.Size, explain(err))
 	}
@@ -139,10 +139,16 @@ func conflict(kind Kind, before, after *Signed, u *consistency.Bundle, bundle []
 	}
 }
 
+// verifyInclusion checks that leaf is the entry at index in the tree of size entries.
+func verifyInclusion(index, size uint64, leaf []byte, hashes [][]byte, root [32]byte) error {
+	hash := rfc6962.DefaultHasher.HashLeaf(leaf)
+	return proof.VerifyInclusion(rfc6962.DefaultHasher, index, size, hash, hashes, root[:])
+}
+
 // verifyConsistency demands an empty proof where nothing is to be proven: of one tree
 // with itself, and of any tree with the empty one. The library does too for now; what is
 // not proven must not hang on it.
-func verifyConsistency(before, after *Signed, hashes [][]byte) error {
+func verifyConsistency(before, after checkpoint.Checkpoint, hashes [][]byte) error {
 	if (before.Size == 0 || before.Size == after.Size) && len(hashes) > 0 {
 		return fmt.Errorf("proof of %d hashes where none is needed", len(hashes))
 	}
