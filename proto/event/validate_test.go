@@ -317,3 +317,18 @@ func TestValidateAllocates(t *testing.T) {
 		t.Errorf("a valid event costs %v allocations", n)
 	}
 }
+
+// TestEveryByte puts each byte at each place of a string of 17 bytes.
+func TestEveryByte(t *testing.T) {
+	for b := range 256 {
+		for place := range 17 {
+			ev := minimal()
+			s := []byte("0123456789abcdefg")
+			s[place] = byte(b)
+			ev.EventId = string(s)
+			if refused := violations(t, ev) != nil; refused != (b < 0x20 || b > 0x7e) {
+				t.Errorf("byte %#02x at %d: refused is %v", b, place, refused)
+			}
+		}
+	}
+}
