@@ -190,7 +190,7 @@ func isProbe(rec *record) bool {
 
 // disablesDevice recognises the request that ends a device's own log.
 func disablesDevice(rec *record) bool {
-	return rec.Request.Operation == "delete" && strings.HasPrefix(rec.Request.Path, "sys/audit/")
+	return rec.Request.Operation == "delete" && strings.HasPrefix(rec.Request.Path, "sys/audit/") && rec.Error == ""
 }
 
 // eventID is the request's id. A request that should have been answered and was not (the

@@ -108,7 +108,7 @@ func parseRecord(data []byte) (*record, error) {
 	// Fractions of a second are cut of their trailing zeros, so times compare only parsed.
 	at, err := time.Parse(time.RFC3339Nano, rec.Time)
 	if err != nil {
-		return nil, fmt.Errorf("time: %w", err)
+		return nil, errors.New("time is not in RFC 3339")
 	}
 	rec.at = at.UTC()
 	if rec.response() && rec.Response == nil {

@@ -90,8 +90,9 @@ func (e *engine) fallback(v verb) keytrailv1.Operation {
 		return e.read
 	case verbList:
 		return e.list
+	default:
+		return e.other
 	}
-	return e.other
 }
 
 // match compares a path with a pattern.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/lifecycle"
 )
 
 // TestCreationOfExisting: the answer to creating a key that exists is the key. Each row is
@@ -234,5 +235,36 @@ func TestEveryOperationIsNamed(t *testing.T) {
 				t.Errorf("line %d: %q", it.Line, name)
 			}
 		}
+	}
+}
+
+// TestFindings: the events of the sample run add up to the lives that its keys had. What
+// is odd in them is what the log really holds: a key born before the log, one that came
+// back by a restore without its name, and one whose mount was moved.
+func TestFindings(t *testing.T) {
+	folds := make(map[string]*lifecycle.Fold)
+	var got []string
+	for _, it := range readClean(t, byNamespace(), sample(t, "audit.ndjson")).items {
+		ref := it.Event.GetKey().GetRef()
+		if folds[ref] == nil {
+			folds[ref] = new(lifecycle.Fold)
+		}
+		for _, f := range folds[ref].Apply(it.Event) {
+			if odd := ref + " " + f.GetKind().String(); !slices.Contains(got, odd) {
+				got = append(got, odd)
+			}
+		}
+	}
+	want := []string{
+		"transit/legacy-master KIND_NO_BIRTH",
+		"acme/transit/ledger KIND_USE_AFTER_DESTROY",
+		"globex/moved/s1 KIND_NO_BIRTH",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	versions := folds["acme/transit/payments-pan"].State().GetVersions()
+	if len(versions) != 3 || versions[0].GetState() != keytrailv1.KeyState_KEY_STATE_DESTROYED {
+		t.Errorf("payments-pan: %v", versions)
 	}
 }
