@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"math"
 	"slices"
 )
 
@@ -123,39 +124,48 @@ func (s *scan) load() error {
 		}
 	}
 	s.segment, s.loaded = segment, true
-	if err := s.r.entries(&s.found, s.all, segment); err != nil {
-		return err
-	}
-	if rest := s.size - uint64(segment)<<segmentBits; rest < segmentSize {
-		s.found.truncate(int(rest))
-	}
-	return s.dropTimes()
+	return s.find()
 }
 
-// dropTimes drops the parts of the loaded segment in which no event is of the time asked.
-func (s *scan) dropTimes() error {
-	all := func(t span) bool { return t.min >= s.from && t.max < s.to }
-	none := func(t span) bool { return t.max < s.from || t.min >= s.to || t.min > t.max }
-	if all(span{emptySpan.max, emptySpan.min}) {
-		return nil // No time was asked.
-	}
-	whole, part, err := s.r.spans(s.segment, func(t span) bool { return all(t) || none(t) })
-	if err != nil {
+// find makes found the entries of the loaded segment that may match.
+func (s *scan) find() error {
+	s.found = set{}
+	part, ok, err := s.times()
+	if err != nil || !ok {
 		return err
 	}
-	switch {
-	case none(whole):
-		s.found = set{}
-	case all(whole):
-	default:
+	if err := s.r.entries(&s.found, s.all, s.segment); err != nil {
+		return err
+	}
+	if rest := s.size - uint64(s.segment)<<segmentBits; rest < segmentSize {
+		s.found.truncate(int(rest))
+	}
+	if part != nil {
 		for i, t := range part {
-			if none(t) {
+			if s.none(t) {
 				clear(s.found[i<<(partBits-6) : (i+1)<<(partBits-6)])
 			}
 		}
 	}
 	return nil
 }
+
+// times says whether the loaded segment has events of the time asked for, and returns the
+// times of its parts when not all of them are.
+func (s *scan) times() (part *[parts]span, ok bool, err error) {
+	if s.from == math.MinInt64 && s.to == math.MaxInt64 {
+		return nil, true, nil // No time was asked for.
+	}
+	whole, part, err := s.r.spans(s.segment, func(t span) bool { return s.every(t) || s.none(t) })
+	if err != nil || s.none(whole) {
+		return nil, false, err
+	}
+	return part, true, nil
+}
+
+// every says that all events in a span are of the time asked for, none that none is.
+func (s *scan) every(t span) bool { return t.min >= s.from && (t.max < s.to || s.to == math.MaxInt64) }
+func (s *scan) none(t span) bool  { return t.max < s.from || t.min >= s.to || t.min > t.max }
 
 // read returns the entries with given indexes, which ascend or descend; nil where the
 // payload is erased or unreadable.
