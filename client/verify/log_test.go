@@ -158,7 +158,7 @@ func (l *testLog) receipt(index, size uint64, keys ...*checkpoint.SignerKey) *re
 		l.t.Fatal(err)
 	}
 	return &receipt.Receipt{
-		Index: index, Hashes: hashes(p), Extra: l.payloads[index],
+		Index: index, Hashes: hashes(p), Extra: bytes.Clone(l.payloads[index]),
 		Checkpoint: l.sign(l.checkpoint(size), keys...),
 	}
 }

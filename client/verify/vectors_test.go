@@ -57,14 +57,16 @@ func vectors(t *testing.T) map[string]vector {
 		return r
 	}
 	cases := map[string]vector{
-		"receipt":         ofReceipt("A receipt of the fourth of seven entries.", "verified", "", l.receipt(3, 7)),
-		"receipt-single":  ofReceipt("A receipt of the only entry needs no hash.", "verified", "", l.receipt(0, 1)),
-		"altered-record":  ofReceipt("One byte of the record changed.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Extra[60] ^= 1 })),
-		"altered-salt":    ofReceipt("One byte of the salt changed.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Extra[0] ^= 1 })),
-		"wrong-index":     ofReceipt("The index of another entry.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Index = 2 })),
-		"index-beyond":    ofReceipt("An index that the tree does not have.", "tampered", "index beyond the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Index = 7 })),
-		"forged":          ofReceipt("A signature with one bit changed.", "tampered", "bad log signature", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Checkpoint = forge(t, r.Checkpoint, l.ed.VerifierKey()) })),
-		"extension":       ofReceipt("An extension line that the ML-DSA-44 signature does not cover.", "tampered", "extension line", with(l.receipt(3, 7, l.pq), func(r *receipt.Receipt) { r.Checkpoint = bytes.Replace(r.Checkpoint, []byte("\n\n"), []byte("\nevil\n\n"), 1) })),
+		"receipt":        ofReceipt("A receipt of the fourth of seven entries.", "verified", "", l.receipt(3, 7)),
+		"receipt-single": ofReceipt("A receipt of the only entry needs no hash.", "verified", "", l.receipt(0, 1)),
+		"altered-record": ofReceipt("One byte of the record changed.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Extra[60] ^= 1 })),
+		"altered-salt":   ofReceipt("One byte of the salt changed.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Extra[0] ^= 1 })),
+		"wrong-index":    ofReceipt("The index of another entry.", "tampered", "not in the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Index = 2 })),
+		"index-beyond":   ofReceipt("An index that the tree does not have.", "tampered", "index beyond the tree", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Index = 7 })),
+		"forged":         ofReceipt("A signature with one bit changed.", "tampered", "bad log signature", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Checkpoint = forge(t, r.Checkpoint, l.ed.VerifierKey()) })),
+		"extension": ofReceipt("An extension line that the ML-DSA-44 signature does not cover.", "tampered", "extension line", with(l.receipt(3, 7, l.pq), func(r *receipt.Receipt) {
+			r.Checkpoint = bytes.Replace(r.Checkpoint, []byte("\n\n"), []byte("\nevil\n\n"), 1)
+		})),
 		"no-record":       ofReceipt("A receipt without the record.", "unverifiable", "no record", with(l.receipt(3, 7), func(r *receipt.Receipt) { r.Extra = nil })),
 		"another-log":     ofReceipt("A receipt of a log that the policy does not know.", "unverifiable", "unknown log", newLog(t, "other.example/keys", 7).receipt(3, 7)),
 		"unknown-key":     ofReceipt("Signed only with a key that the policy does not know.", "unverifiable", "no known signature", l.receipt(3, 7, key(t, origin, checkpoint.TypeEd25519, 0x77))),
