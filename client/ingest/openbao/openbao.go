@@ -130,6 +130,14 @@ func (i *Importer) line(ctx context.Context, file string, l line, sink ingest.Si
 		i.pending.remove(rec.Request.ID)
 		return i.emit(ctx, rec, sink)
 	}
+	if isProbe(rec) {
+		// The device is being enabled again: what disabled it took place before.
+		for d := i.pending.popDisabling(); d != nil; d = i.pending.popDisabling() {
+			if err := i.emit(ctx, d, sink); err != nil {
+				return err
+			}
+		}
+	}
 	if neverAnswered(rec) {
 		return i.emit(ctx, rec, sink)
 	}

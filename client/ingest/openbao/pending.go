@@ -11,7 +11,12 @@ type pending struct {
 	order list.List // of *record
 	byID  map[string]*list.Element
 	bytes int
+	// disabling are the ids of requests to disable a device, the last maxDisabling.
+	disabling []string
 }
+
+// maxDisabling is how many requests to disable a device are told from others.
+const maxDisabling = 16
 
 func (p *pending) len() int { return p.order.Len() }
 
@@ -24,6 +29,23 @@ func (p *pending) push(rec *record) {
 	p.remove(rec.Request.ID)
 	p.byID[rec.Request.ID] = p.order.PushBack(rec)
 	p.bytes += len(rec.raw)
+	if disablesDevice(rec) {
+		p.disabling = append(p.disabling[max(0, len(p.disabling)+1-maxDisabling):], rec.Request.ID)
+	}
+}
+
+// popDisabling removes and returns the oldest request to disable a device that still has
+// no response, or nil.
+func (p *pending) popDisabling() *record {
+	for len(p.disabling) > 0 {
+		id := p.disabling[0]
+		p.disabling = p.disabling[1:]
+		if e, ok := p.byID[id]; ok {
+			p.remove(id)
+			return e.Value.(*record)
+		}
+	}
+	return nil
 }
 
 // remove forgets a request, if it is there.

@@ -91,6 +91,21 @@ func TestSingles(t *testing.T) {
 	}
 }
 
+// TestDisabledAndEnabled: the request that ended the log comes before the probe with which
+// it goes on.
+func TestDisabledAndEnabled(t *testing.T) {
+	c := readClean(t, byNamespace(), sample(t, "audit.ndjson"))
+	var lines []int
+	for _, it := range c.items[len(c.items)-7:] {
+		lines = append(lines, it.Line)
+	}
+	if !slices.Equal(lines, []int{824, 825, 826, 828, 830, 832, 834}) {
+		t.Errorf("events of lines %v", lines)
+	}
+	// Another device's disabling is answered, and is one event.
+	one(t, byNamespace(), sampleLines(t, "audit.ndjson", 749, 750)...)
+}
+
 // TestFailures: where the outcome stands, in its many places.
 func TestFailures(t *testing.T) {
 	for _, row := range []struct {
