@@ -117,8 +117,13 @@ func TotalSize(list []Input) int64 {
 // nil, is called with the number of bytes of each read, as stored. Nothing is read ahead
 // but a buffer: a compressed file may expand to any size.
 func (in Input) Open(stdin io.Reader, progress func(n int)) (io.ReadCloser, error) {
-	f := io.NopCloser(stdin)
-	if in.Name != Stdin {
+	var f io.ReadCloser
+	switch {
+	case in.Name == Stdin && stdin == nil:
+		return nil, errors.New("opening input: there is no standard input")
+	case in.Name == Stdin:
+		f = io.NopCloser(stdin)
+	default:
 		file, err := os.Open(in.Name)
 		if err != nil {
 			return nil, fmt.Errorf("opening input: %w", err)

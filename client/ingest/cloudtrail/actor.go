@@ -18,7 +18,7 @@ func (b *builder) actor() {
 	typ, invokedBy := str(u, "type"), str(u, "invokedBy")
 	a := &keytrailv1.Actor{}
 	switch {
-	case serviceEvent(b.r), typ == "" && invokedBy != "" && str(u, "arn") == "" && str(u, "principalId") == "":
+	case serviceEvent(b.r) && invokedBy != "", typ == "" && invokedBy != "" && str(u, "arn") == "" && str(u, "principalId") == "":
 		// The accountId is the customer's: the provider acted in it and is not of it.
 		a.Id, a.Type = b.name("userIdentity.invokedBy", invokedBy), keytrailv1.Actor_TYPE_PROVIDER
 	case typ == "AWSService":

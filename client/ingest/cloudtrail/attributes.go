@@ -71,6 +71,40 @@ var attributePaths = []string{
 	"serviceEventDetails",
 }
 
+// tree is attributePaths by names; a path ends where a tree has no branches.
+type tree map[string]tree
+
+// attributeTree is built once and never changed.
+var attributeTree = newTree(attributePaths)
+
+func newTree(paths []string) tree {
+	root := tree{}
+	for _, path := range paths {
+		at := root
+		for name := range strings.SplitSeq(path, ".") {
+			if at[name] == nil {
+				at[name] = tree{}
+			}
+			at = at[name]
+		}
+	}
+	return root
+}
+
+// take sets the attributes of o that the tree names; prefix is the path of o.
+func (b *builder) take(prefix string, o object, t tree) {
+	for name, v := range o {
+		branch, ok := t[name]
+		switch inner, isObject := v.(object); {
+		case !ok:
+		case len(branch) == 0:
+			b.flatten(prefix+name, v)
+		case isObject:
+			b.take(prefix+name+".", inner, branch)
+		}
+	}
+}
+
 const (
 	maxPairs          = 64
 	maxAttributeName  = 128
@@ -82,9 +116,7 @@ const (
 // attributes fills in further facts. When there are more than an event may hold, those
 // that come first by name are kept, and one attribute says how many are not.
 func (b *builder) attributes() {
-	for _, path := range attributePaths {
-		b.flatten(path, get(b.r.object, strings.Split(path, ".")...))
-	}
+	b.take("", b.r.object, attributeTree)
 	request := b.r.object["requestParameters"]
 	b.tags(request)
 	b.policy(str(request, "policy"))
@@ -126,7 +158,16 @@ func (b *builder) set(name, value string) {
 }
 
 // flatten sets one attribute for each scalar in v; a list of scalars is one, with commas.
+// It stops when it has seen more values than an event has room for.
 func (b *builder) flatten(name string, v any) {
+	left := 2 * maxPairs
+	b.flattenUpTo(&left, name, v)
+}
+
+func (b *builder) flattenUpTo(left *int, name string, v any) {
+	if *left--; *left < 0 || len(name) > maxAttributeName {
+		return
+	}
 	if s, ok := scalar(v); ok {
 		b.set(name, s)
 		return
@@ -134,18 +175,15 @@ func (b *builder) flatten(name string, v any) {
 	switch v := v.(type) {
 	case object:
 		for _, k := range slices.Sorted(maps.Keys(v)) {
-			if len(b.attrs) > 4*maxPairs || len(name) > maxAttributeName {
-				return
-			}
-			b.flatten(name+"."+k, v[k])
+			b.flattenUpTo(left, name+"."+k, v[k])
 		}
 	case []any:
 		var line []string
 		for i, e := range v {
 			if s, ok := scalar(e); ok {
 				line = append(line, s)
-			} else if len(b.attrs) <= 4*maxPairs && len(name) <= maxAttributeName {
-				b.flatten(name+"."+strconv.Itoa(i), e)
+			} else {
+				b.flattenUpTo(left, name+"."+strconv.Itoa(i), e)
 			}
 		}
 		b.set(name, strings.Join(line, ","))

@@ -62,15 +62,16 @@ func resources(r record) (keys, aliases []string) {
 // expand completes a bare key id or alias name to an ARN where the record leaves no doubt:
 // KMS takes bare names for keys of the caller's own account in the region of the call
 // only, so region, account and partition must be those of the caller, and the record must
-// have been written for that account. Otherwise the name stays as it is.
+// not have been written for another account. Otherwise the name stays as it is.
 func expand(name string, r record) string {
 	region, account := str(r.object, "awsRegion"), str(r.object, "userIdentity", "accountId")
+	recipient := str(r.object, "recipientAccountId")
 	caller := strings.SplitN(str(r.object, "userIdentity", "arn"), ":", 6)
 	switch {
 	case name == "" || strings.Contains(name, ":"):
 		return name
 	case region == "" || account == "" || len(caller) != 6 || caller[4] != account,
-		str(r.object, "recipientAccountId") != account:
+		recipient != "" && recipient != account:
 		return name
 	case strings.HasPrefix(name, "alias/"):
 		return "arn:" + caller[1] + ":kms:" + region + ":" + account + ":" + name

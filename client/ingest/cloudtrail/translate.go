@@ -112,16 +112,25 @@ func (b *builder) header() {
 	if b.ev.SourceOperation == "" {
 		b.fail("the record has no eventName")
 	}
-	t, err := time.Parse(time.RFC3339, str(o, "eventTime"))
-	if err != nil {
-		b.fail("eventTime %q is not a time of RFC 3339", cut(str(o, "eventTime"), 64))
+	b.time(str(o, "eventTime"))
+}
+
+// time fills in when it happened. CloudTrail writes UTC with a Z; tools that load its
+// records into tables leave the Z out.
+func (b *builder) time(s string) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05"} {
+		t, err := time.Parse(layout, s)
+		if err != nil {
+			continue
+		}
+		if t.Before(earliest) || t.After(latest) {
+			b.fail("eventTime %s is out of bounds", t.UTC().Format(time.RFC3339))
+			return
+		}
+		b.ev.Time = timestamppb.New(t)
 		return
 	}
-	if t.Before(earliest) || t.After(latest) {
-		b.fail("eventTime %s is out of bounds", t.UTC().Format(time.RFC3339))
-		return
-	}
-	b.ev.Time = timestamppb.New(t)
+	b.fail("eventTime %q is not a time", cut(s, 64))
 }
 
 func (b *builder) request() {
@@ -202,10 +211,20 @@ func invisible(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-func isIdentifier(s string) bool { return strings.IndexFunc(s, invisible) < 0 }
+func isIdentifier(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return strings.IndexFunc(s[i:], invisible) < 0
+		}
+	}
+	return true
+}
 
 // clean puts U+FFFD for every character that a line of text may not hold.
 func clean(s string) string {
+	if isIdentifier(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		if invisible(r) {
 			return unicode.ReplacementChar
