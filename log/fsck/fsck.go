@@ -13,9 +13,11 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
 )
@@ -33,6 +35,8 @@ type Options struct {
 	Keys   []checkpoint.VerifierKey
 	// CheckpointCell names the store's cell with the published checkpoint.
 	CheckpointCell string
+	// Signed, when set, is what the signer's ledger holds.
+	Signed *ledger.State
 	// Progress, when set, is called now and then with how many entries are done.
 	Progress func(done, total uint64)
 }
@@ -74,11 +78,20 @@ func Check(ctx context.Context, s storage.Store, opts Options) (*Report, error) 
 		keys:   make(map[[16]byte]chain),
 	}
 	c.loadCheckpoint(ctx)
+	if st := opts.Signed; st != nil && st.Size > head.Size {
+		c.problem("head", "has %d entries, %d have been signed: the store was set back", head.Size, st.Size)
+	}
+	if st := opts.Signed; st != nil && c.report.Published > st.Size {
+		c.problem("signer's ledger", "has %d entries, %d are published: the ledger was set back", st.Size, c.report.Published)
+	}
 	c.tree.atSize(c)
 	if err := c.entries(ctx); err != nil {
 		return nil, err
 	}
 	c.end(ctx)
+	if err := ctx.Err(); err != nil { // it would show as damage that is not there
+		return nil, fmt.Errorf("checking the tree: %w", context.Cause(ctx))
+	}
 	return c.report, nil
 }
 
@@ -91,8 +104,10 @@ type checker struct {
 	keys   map[[16]byte]chain
 
 	published *checkpoint.Checkpoint
-	lastTime  int64
-	broken    bool // the tree cannot be followed any further
+	lastTime  time.Time
+	lastIndex uint64 // of the last record that could be read
+	gaps      bool   // a record before this one was erased or cannot be read
+	broken    bool   // the tree cannot be followed any further
 }
 
 func (c *checker) problem(where, format string, args ...any) {
@@ -159,6 +174,9 @@ func (c *checker) entries(ctx context.Context) error {
 		for start := uint64(0); start < c.head.Size; start += chunk {
 			p := &part{start: start, end: min(start+chunk, c.head.Size), done: make(chan *part, 1)}
 			p.read(ctx, c.store)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			select {
 			case order <- p.done:
 			case <-ctx.Done():
@@ -211,6 +229,8 @@ func (c *checker) join(ctx context.Context, p *part) {
 		}
 		if it.readable {
 			c.chain(index, it)
+		} else {
+			c.gaps = true
 		}
 		if !c.broken && it.hasLeaf {
 			c.tree.add(it.hash)
@@ -232,6 +252,9 @@ func (c *checker) join(ctx context.Context, p *part) {
 // end checks what only the whole tells.
 func (c *checker) end(ctx context.Context) {
 	c.report.Keys = uint64(len(c.keys))
+	if !c.lastTime.IsZero() && c.lastIndex == c.head.Size-1 && !c.lastTime.Equal(c.head.Time) {
+		c.problem("head", "has time %v, the last entry was logged at %v", c.head.Time, c.lastTime)
+	}
 	if c.broken {
 		return
 	}

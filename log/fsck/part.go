@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/event"
@@ -27,7 +28,7 @@ type item struct {
 	key      [16]byte   // beginning of event.KeyID; a collision costs a false alarm
 	sequence uint64
 	previous uint64
-	logged   int64
+	logged   time.Time
 	hasLeaf  bool
 	erased   bool
 	readable bool
@@ -118,7 +119,7 @@ func (p *part) checkEntry(index uint64, it *item, leaf, payload []byte) {
 	}
 	it.readable = true
 	it.sequence, it.previous = r.KeySequence, r.PreviousIndex
-	it.logged = r.LoggedAt.UnixNano()
+	it.logged = r.LoggedAt
 	if ref != "" {
 		id := event.KeyID(ev.GetTenant(), ref)
 		copy(it.key[:], id[:])
@@ -128,18 +129,18 @@ func (p *part) checkEntry(index uint64, it *item, leaf, payload []byte) {
 // chain is the last record of a key.
 type chain struct{ sequence, index uint64 }
 
-// chain checks what an entry says of those before it. Links over erased entries cannot be
-// checked and are taken as they are.
+// chain checks what an entry says of those before it. Links over entries that were erased
+// or cannot be read cannot be checked and are taken as they are.
 func (c *checker) chain(index uint64, it *item) {
-	if it.logged < c.lastTime {
-		c.problem(fmt.Sprintf("entry %d", index), "was logged before the entry before it")
+	if it.logged.Before(c.lastTime) {
+		c.problem(fmt.Sprintf("entry %d", index), "was logged at %v, the entry before it at %v", it.logged, c.lastTime)
 	}
-	c.lastTime = it.logged
+	c.lastTime, c.lastIndex = it.logged, index
 	if it.sequence == 0 {
 		return
 	}
 	last, known := c.keys[it.key]
-	unknowable := c.report.Erased > 0 && (!known || last.sequence+1 < it.sequence)
+	unknowable := c.gaps && (!known || last.sequence+1 < it.sequence)
 	if (last.sequence+1 != it.sequence || last.index != it.previous) && !unknowable {
 		c.problem(fmt.Sprintf("entry %d", index),
 			"is number %d of its key after entry %d; the entries before it make it number %d after entry %d",

@@ -58,13 +58,17 @@ func (t *tree) root() prove.Hash {
 	return root
 }
 
-// atSize compares the tree with the published checkpoint when it has that size.
+// atSize compares the tree with what was published and signed at its size.
 func (t *tree) atSize(c *checker) {
-	if c.published == nil || c.published.Size != t.size {
-		return
+	if p := c.published; p != nil && p.Size == t.size {
+		if root := t.root(); root != p.Root {
+			c.problem("checkpoint", "has root %x for size %d, the leaves give %x", p.Root, t.size, root)
+		}
 	}
-	if root := t.root(); root != c.published.Root {
-		c.problem("checkpoint", "has root %x for size %d, the leaves give %x", c.published.Root, t.size, root)
+	if st := c.opts.Signed; st != nil && st.Size == t.size {
+		if root := t.root(); root != st.Root {
+			c.problem("signer's ledger", "has root %x for size %d, the leaves give %x", st.Root, t.size, root)
+		}
 	}
 }
 
@@ -87,6 +91,10 @@ func compareTile(ctx context.Context, c *checker, l uint8, index uint64, want []
 	got, err := c.store.Tile(ctx, l, index, len(want))
 	if err != nil {
 		c.problem(where, "cannot be read: %v", err)
+		return
+	}
+	if len(got) != len(want)*storage.HashSize {
+		c.problem(where, "has %d bytes, want %d hashes", len(got), len(want))
 		return
 	}
 	for i := range want {
