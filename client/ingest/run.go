@@ -24,6 +24,12 @@ type Appender interface {
 	Append(ctx context.Context, events []*keytrailv1.KeyEvent) ([]*rpc.AppendResult, error)
 }
 
+// EventGetter is an Appender that can show an event of the log. Run asks it where a
+// conflict lies.
+type EventGetter interface {
+	Event(ctx context.Context, index uint64) (*keytrailv1.KeyEvent, error)
+}
+
 // Config is what Run works with. All fields are required but those said to be optional.
 type Config struct {
 	Importer Importer
@@ -176,7 +182,7 @@ func (r *runner) sendOnce(ctx context.Context) (busy *rpc.AppendError, err error
 	r.inFlight = 0
 	var again []Item
 	for i, it := range r.pending {
-		retry, err := r.result(it, results[i])
+		retry, err := r.result(ctx, it, results[i])
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +195,7 @@ func (r *runner) sendOnce(ctx context.Context) (busy *rpc.AppendError, err error
 	return busy, nil
 }
 
-func (r *runner) result(it Item, res *rpc.AppendResult) (retry bool, err error) {
+func (r *runner) result(ctx context.Context, it Item, res *rpc.AppendResult) (retry bool, err error) {
 	if ack := res.GetAck(); ack != nil {
 		if ack.GetDuplicate() {
 			r.sum.Duplicates++
@@ -203,10 +209,7 @@ func (r *runner) result(it Item, res *rpc.AppendResult) (retry bool, err error) 
 	case codes.ResourceExhausted, codes.Unavailable, codes.Aborted:
 		return true, nil
 	case codes.AlreadyExists:
-		r.sum.addConflict(Conflict{
-			EventID: it.Event.GetEventId(), File: it.File, Line: it.Line,
-			Index: e.GetExistingIndex(), HasIndex: e.ExistingIndex != nil,
-		})
+		r.conflict(ctx, it, e)
 		return false, nil
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange:
 		r.sum.Refused++
@@ -215,6 +218,36 @@ func (r *runner) result(it Item, res *rpc.AppendResult) (retry bool, err error) 
 		return false, fmt.Errorf("appending event %s of %s line %d: %s: %s",
 			it.Event.GetEventId(), it.File, it.Line, codes.Code(e.GetCode()), e.GetMessage())
 	}
+}
+
+// conflict counts one, and finds out what differs if there is room for it in the summary.
+func (r *runner) conflict(ctx context.Context, it Item, e *rpc.AppendError) {
+	r.sum.Conflicts++
+	if len(r.sum.FirstConflicts) == MaxConflicts {
+		return
+	}
+	c := Conflict{EventID: it.Event.GetEventId(), File: it.File, Line: it.Line, Index: e.ExistingIndex}
+	if getter, ok := r.cfg.Appender.(EventGetter); ok && c.Index != nil {
+		// What cannot be fetched (it may not be published yet) is not explained.
+		if stored, err := getter.Event(ctx, *c.Index); err == nil {
+			c.Differs = differing(stored, it.Event)
+		}
+	}
+	r.sum.FirstConflicts = append(r.sum.FirstConflicts, c)
+}
+
+// differing names the fields that are not the same in a and b, in the order of event.proto.
+func differing(a, b *keytrailv1.KeyEvent) []string {
+	var names []string
+	x, y := a.ProtoReflect(), b.ProtoReflect()
+	fields := x.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if x.Has(fd) != y.Has(fd) || !x.Get(fd).Equal(y.Get(fd)) {
+			names = append(names, string(fd.Name()))
+		}
+	}
+	return names
 }
 
 // refused is the reject of an event that the log did not take; raw is the event itself.

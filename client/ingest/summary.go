@@ -56,8 +56,11 @@ type Conflict struct {
 	File    string `json:"file"`
 	Line    int    `json:"line"`
 	// Index in the log of what stands there, if the log told.
-	Index    uint64 `json:"index"`
-	HasIndex bool   `json:"has_index"`
+	Index *uint64 `json:"index,omitempty"`
+	// Differs names the fields of the event that are not as in the log; empty when the
+	// appender cannot tell. With caused_by alone, the record was imported before, among
+	// other files.
+	Differs []string `json:"differs,omitempty"`
 }
 
 // OperationCount is how many events had an operation and an outcome.
@@ -91,13 +94,6 @@ func (s *Summary) countSkip(reason string) {
 		s.Skipped = make(map[string]int)
 	}
 	s.Skipped[reason]++
-}
-
-func (s *Summary) addConflict(c Conflict) {
-	s.Conflicts++
-	if len(s.FirstConflicts) < MaxConflicts {
-		s.FirstConflicts = append(s.FirstConflicts, c)
-	}
 }
 
 // finish fills Operations, sorted by the number of the operation, then of the outcome.
@@ -164,8 +160,15 @@ func (s *Summary) inFile() string {
 }
 
 func (c Conflict) where() string {
-	if !c.HasIndex {
+	if c.Index == nil {
 		return "the log holds other content under this id"
 	}
-	return fmt.Sprintf("index %d holds other content under this id", c.Index)
+	where := fmt.Sprintf("index %d holds other content under this id", *c.Index)
+	switch {
+	case len(c.Differs) == 1 && c.Differs[0] == "caused_by":
+		where += ": the record was imported before, among other files, and only its cause (caused_by) differs"
+	case len(c.Differs) > 0:
+		where += "; what differs: " + strings.Join(c.Differs, ", ")
+	}
+	return where
 }

@@ -2,7 +2,6 @@ package ingest_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -142,7 +141,7 @@ func TestRunCounts(t *testing.T) {
 	if sum.Clean() {
 		t.Error("an import with rejects calls itself clean")
 	}
-	if diff := cmp.Diff([]ingest.Conflict{{EventID: "c1", File: "-", Line: 5, Index: 7, HasIndex: true}}, sum.FirstConflicts); diff != "" {
+	if diff := cmp.Diff([]ingest.Conflict{{EventID: "c1", File: "-", Line: 5, Index: new(uint64(7))}}, sum.FirstConflicts); diff != "" {
 		t.Errorf("conflicts (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]ingest.OperationCount{{Operation: "use.sign", Outcome: "success", Count: 6}}, sum.Operations); diff != "" {
@@ -166,6 +165,49 @@ func TestRunCounts(t *testing.T) {
 	want := []string{"odd", "the log refused the event: invalid event; key.ref: is required"}
 	if diff := cmp.Diff(want, reasons); diff != "" {
 		t.Errorf("reject file (-want +got):\n%s", diff)
+	}
+}
+
+// explaining is a fakeLog that shows what it holds.
+type explaining struct {
+	fakeLog
+	stored *keytrailv1.KeyEvent
+}
+
+func (l *explaining) Event(_ context.Context, index uint64) (*keytrailv1.KeyEvent, error) {
+	if index != 7 {
+		return nil, fmt.Errorf("no entry %d", index)
+	}
+	return l.stored, nil
+}
+
+func TestRunExplainsConflicts(t *testing.T) {
+	as := func(change func(*keytrailv1.KeyEvent)) *keytrailv1.KeyEvent {
+		ev := &keytrailv1.KeyEvent{EventId: "c1", Operation: keytrailv1.Operation_OPERATION_USE_SIGN, Outcome: keytrailv1.Outcome_OUTCOME_SUCCESS}
+		change(ev)
+		return ev
+	}
+	for want, stored := range map[string]*keytrailv1.KeyEvent{
+		"only its cause (caused_by) differs": as(func(ev *keytrailv1.KeyEvent) { ev.CausedBy = &keytrailv1.Cause{EventId: "x"} }),
+		"what differs: operation, key": as(func(ev *keytrailv1.KeyEvent) {
+			ev.Operation = keytrailv1.Operation_OPERATION_USE_MAC
+			ev.Key = &keytrailv1.Key{Ref: "k"}
+		}),
+	} {
+		sum, err := ingest.Run(t.Context(), ingest.Config{
+			Importer: new(words), Inputs: []ingest.Input{{Name: ingest.Stdin}}, Stdin: strings.NewReader("c1"),
+			Appender: &explaining{stored: stored}, Rejects: ingest.NewRejectFile(filepath.Join(t.TempDir(), "r")),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := sum.WriteTable(&b); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the summary does not say %q:\n%s", want, b.String())
+		}
 	}
 }
 
@@ -284,107 +326,5 @@ conflict: - line 4: event c1: index 7 holds other content under this id
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
-	}
-}
-
-func TestInputs(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"b.json", "a/x.json.gz", "a/audit.log", "a/audit.log.1", "a/audit.log-20260301.gz", "a/.hidden.json", "README.md", "a/digest.json", "c.ndjson"} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink(filepath.Join(dir, "b.json"), filepath.Join(dir, "z.json")); err != nil {
-		t.Fatal(err)
-	}
-	skip := func(path string) string {
-		if strings.Contains(path, "digest") {
-			return "a digest"
-		}
-		return ""
-	}
-	list, skipped, err := ingest.Inputs([]string{filepath.Join(dir, "README.md"), ingest.Stdin, dir}, skip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got, gotSkipped []string
-	for _, in := range list {
-		got = append(got, strings.TrimPrefix(in.Name, dir+"/"))
-	}
-	for _, s := range skipped {
-		gotSkipped = append(gotSkipped, strings.TrimPrefix(s.Name, dir+"/"))
-	}
-	want := []string{"README.md", "-", "a/audit.log", "a/audit.log-20260301.gz", "a/audit.log.1", "a/x.json.gz", "b.json", "c.ndjson"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("inputs (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"README.md", "a/.hidden.json", "a/digest.json", "z.json"}, gotSkipped); diff != "" {
-		t.Errorf("skipped (-want +got):\n%s", diff)
-	}
-	if n := ingest.TotalSize(list); n != -1 {
-		t.Errorf("total size with standard input is %d, want -1", n)
-	}
-	if n := ingest.TotalSize(list[2:]); n != 30 {
-		t.Errorf("total size %d, want 30", n)
-	}
-	if _, _, err := ingest.Inputs([]string{filepath.Join(dir, "none")}, nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing file gave %v", err)
-	}
-}
-
-func TestOpenGzipCountsStoredBytes(t *testing.T) {
-	var z bytes.Buffer
-	w := gzip.NewWriter(&z)
-	plain := strings.Repeat("zeros ", 100000)
-	if _, err := io.WriteString(w, plain); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	stored, total := z.Len(), 0
-	r, err := ingest.Input{Name: ingest.Stdin}.Open(&z, func(n int) { total += n })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	got, err := io.ReadAll(r)
-	if err != nil || string(got) != plain || total != stored {
-		t.Errorf("read %d bytes and counted %d, want %d and %d: %v", len(got), total, len(plain), stored, err)
-	}
-}
-
-func TestRejectFile(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "rejects.ndjson")
-	none := ingest.NewRejectFile(name)
-	if err := none.Close(); err != nil || none.Path() != "" {
-		t.Errorf("a file without rejects: %q, %v", none.Path(), err)
-	}
-	for i, want := range []string{"rejects.ndjson", "rejects-2.ndjson"} {
-		f := ingest.NewRejectFile(name)
-		if err := f.Write(ingest.Reject{File: "f", Line: i, Reason: "r", Raw: []byte("\xff<")}); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		info, err := os.Stat(f.Path())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if filepath.Base(f.Path()) != want || info.Mode().Perm() != 0o600 {
-			t.Errorf("got %s with mode %v, want %s with 0600", f.Path(), info.Mode(), want)
-		}
-		data, err := os.ReadFile(f.Path())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := fmt.Sprintf(`{"file":"f","line":%d,"reason":"r","raw_base64":"/zw="}`+"\n", i); string(data) != want {
-			t.Errorf("got %s, want %s", data, want)
-		}
 	}
 }
