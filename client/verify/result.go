@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -28,11 +27,8 @@ func (r *Result) Proven() []string {
 	var out []string
 	if e := r.Entry; e != nil {
 		out = append(out,
-			fmt.Sprintf("The record is entry %d of the log %s in its tree of %d entries with the root %x.", e.Index, c.Origin, c.Size, c.Root),
-			fmt.Sprintf("The log committed to exactly this record: %s, recorded as number %s.", e.describe(), count(e.Index)))
-		if e.Record.KeySequence > 0 {
-			out = append(out, e.describeHistory())
-		}
+			fmt.Sprintf("The record is entry %d of the log %s, in its tree of %d entries with the root %x.", e.Index, c.Origin, c.Size, c.Root),
+			e.describeEvent(), e.describeRecord())
 	}
 	if r.Earlier != nil {
 		out = append(out, r.describeExtension())
@@ -46,8 +42,13 @@ func (r *Result) Proven() []string {
 func (r *Result) NotProven() []string {
 	c := r.Checkpoint
 	var out []string
-	for _, k := range c.MissingLogKeys {
-		out = append(out, fmt.Sprintf("That the log signed with its key %s: that signature is missing.", describe(k)))
+	for _, s := range []*Signed{r.Earlier, c} {
+		if s == nil {
+			continue
+		}
+		for _, k := range s.MissingLogKeys {
+			out = append(out, fmt.Sprintf("That the log signed the tree of %d entries with its key %s: that signature is missing.", s.Size, describe(k)))
+		}
 	}
 	if c.Quorum == policy.None {
 		out = append(out, "That the log shows everyone the same tree: the policy demands no witness.")
@@ -58,7 +59,7 @@ func (r *Result) NotProven() []string {
 		}
 		return out
 	}
-	out = append(out, "That the event happened as it says: the log proves what was reported to it, and when it says it was told.")
+	out = append(out, "That the event happened as it says: the log proves what was reported to it, not what is true.")
 	if r.Entry.Record.Producer == "" {
 		out = append(out, "Who reported the event: the log did not authenticate the producer.")
 	}
@@ -66,11 +67,6 @@ func (r *Result) NotProven() []string {
 		out = append(out, "The key's events before this one: each has a receipt of its own.")
 	}
 	return out
-}
-
-// count turns an index into the number of an entry for people, who count from 1.
-func count(index uint64) string {
-	return fmt.Sprint(index + 1)
 }
 
 func (r *Result) describeExtension() string {
@@ -109,19 +105,30 @@ func describe(k checkpoint.VerifierKey) string {
 	return fmt.Sprintf("%s %08x (%v)", k.Name(), k.ID(), k.Type())
 }
 
-func (e *Entry) describe() string {
+func (e *Entry) describeEvent() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s (%s)", event.OperationName(e.Event.GetOperation()), event.OutcomeName(e.Event.GetOutcome()))
+	fmt.Fprintf(&b, "It holds the event %q of the tenant %q: %s (%s)", e.Event.GetEventId(), e.Event.GetTenant(),
+		event.OperationName(e.Event.GetOperation()), event.OutcomeName(e.Event.GetOutcome()))
 	if ref := e.Event.GetKey().GetRef(); ref != "" {
 		fmt.Fprintf(&b, " of the key %q", ref)
 	}
-	fmt.Fprintf(&b, " of the tenant %q, event id %q, salt and record hashed to %s", e.Event.GetTenant(), e.Event.GetEventId(), hex.EncodeToString(e.Leaf[1:]))
-	return b.String()
+	if t := e.Event.GetTime(); t != nil {
+		fmt.Fprintf(&b, " at %s by the source's clock", t.AsTime().Format(time.RFC3339Nano))
+	}
+	return b.String() + "."
 }
 
-func (e *Entry) describeHistory() string {
-	if e.Record.KeySequence == 1 {
-		return "In the history of its key the log counted it as number 1."
+func (e *Entry) describeRecord() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "The log states that it took the record at %s", e.Record.LoggedAt.Format(time.RFC3339Nano))
+	if e.Record.Producer != "" {
+		fmt.Fprintf(&b, " from the producer %q", e.Record.Producer)
 	}
-	return fmt.Sprintf("In the history of its key the log counted it as number %d, after entry %d.", e.Record.KeySequence, e.Record.PreviousIndex)
+	if e.Record.KeySequence > 0 {
+		fmt.Fprintf(&b, " as number %d in the history of its key", e.Record.KeySequence)
+	}
+	if e.Record.KeySequence > 1 {
+		fmt.Fprintf(&b, ", after entry %d", e.Record.PreviousIndex)
+	}
+	return b.String() + "."
 }
