@@ -1,0 +1,126 @@
+// Package client appends to a keytrail log and reads from it over gRPC.
+//
+// A Client may be used concurrently. An append that has returned is durable in the log;
+// one that failed with a transport error may be recorded or not, and sending the event
+// again, with its id, settles it. The package verifies nothing: package client/verify
+// does, from what the log gives out.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
+)
+
+// DefaultServer is where keytraild listens when nothing else is configured.
+const DefaultServer = "127.0.0.1:7410"
+
+// maxMessage bounds an answer, in bytes: a page of 1,000 events, or receipts of as many.
+const maxMessage = 64 << 20
+
+// TLS names files in PEM. The zero value means plain text to loopback addresses, and TLS
+// with the system's roots to all others.
+type TLS struct {
+	// CA replaces the system's roots.
+	CA string
+	// Cert and Key prove who the client is.
+	Cert, Key string
+}
+
+// Client is a connection to a log.
+type Client struct {
+	rpc.LogServiceClient
+	conn *grpc.ClientConn
+}
+
+// Dial prepares a connection to HOST:PORT; it is made by the first call.
+func Dial(server string, t TLS) (*Client, error) {
+	creds, err := t.credentials(server)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+server,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", server, err)
+	}
+	return &Client{LogServiceClient: rpc.NewLogServiceClient(conn), conn: conn}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func (t TLS) credentials(server string) (credentials.TransportCredentials, error) {
+	host, _, err := net.SplitHostPort(server)
+	if err != nil {
+		return nil, fmt.Errorf("server address %q is no HOST:PORT: %w", server, err)
+	}
+	ip := net.ParseIP(host)
+	loopback := host == "localhost" || (ip != nil && ip.IsLoopback())
+	if loopback && t == (TLS{}) {
+		return insecure.NewCredentials(), nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: host}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("loading the CA: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("loading the CA: %s holds no certificate", t.CA)
+		}
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		return nil, errors.New("a client certificate needs its key, and a key its certificate")
+	}
+	if t.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("loading the client certificate: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return credentials.NewTLS(cfg), nil
+}
+
+// Appender appends over one stream. It is for one goroutine at a time.
+type Appender struct {
+	stream rpc.LogService_AppendStreamClient
+	wait   rpc.Wait
+}
+
+// Stream opens an append stream, which lasts until ctx ends or Close.
+func (c *Client) Stream(ctx context.Context, wait rpc.Wait) (*Appender, error) {
+	s, err := c.AppendStream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening an append stream: %w", err)
+	}
+	return &Appender{stream: s, wait: wait}, nil
+}
+
+// Append sends 1 to 1,000 events and waits for their results, one each, in order.
+func (a *Appender) Append(_ context.Context, events []*keytrailv1.KeyEvent) ([]*rpc.AppendResult, error) {
+	// When the server has ended the stream, Send says no more than that; Recv says why.
+	_ = a.stream.Send(&rpc.AppendStreamRequest{Events: events, Wait: a.wait})
+	res, err := a.stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	return res.GetResults(), nil
+}
+
+// Close ends the stream.
+func (a *Appender) Close() error { return a.stream.CloseSend() }

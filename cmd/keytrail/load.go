@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/keytrail/keytrail/client"
+	"github.com/keytrail/keytrail/proto/event"
+	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
+)
+
+// load appends made-up events over streams and measures when they are acknowledged.
+type load struct {
+	benchConfig
+	filler int // bytes of random text that bring an event to its size
+	acked  atomic.Int64
+
+	mu    sync.Mutex
+	times []uint32 // microseconds from send to answer, one a message
+}
+
+func newLoad(c benchConfig) *load {
+	l := &load{benchConfig: c}
+	ev := l.event(rand.New(rand.NewPCG(0, 0)), 0)
+	// An event always encodes.
+	b, _ := event.Append(nil, ev)
+	l.filler = max(0, c.Size-len(b))
+	return l
+}
+
+// event makes the n-th event.
+func (l *load) event(rnd *rand.Rand, n int) *keytrailv1.KeyEvent {
+	raw := make([]byte, l.filler*3/4+1)
+	for i := range raw {
+		raw[i] = byte(rnd.Uint32())
+	}
+	key := rnd.IntN(l.Keys)
+	return &keytrailv1.KeyEvent{
+		SchemaVersion: 1,
+		EventId:       fmt.Sprintf("%016x-%08x", rnd.Uint64(), n),
+		Source:        &keytrailv1.Source{System: "bench", Account: "111122223333", Region: "eu-central-1"},
+		Tenant:        fmt.Sprintf("tenant-%d", key%16),
+		Time:          timestamppb.New(time.Unix(1_767_225_600+int64(n/1000), int64(n%1000)*1e6)),
+		Operation:     keytrailv1.Operation_OPERATION_USE_DECRYPT,
+		Outcome:       keytrailv1.Outcome_OUTCOME_SUCCESS,
+		Key:           &keytrailv1.Key{Ref: fmt.Sprintf("arn:bench:eu-central-1:111122223333:key/%08d", key)},
+		Actor:         &keytrailv1.Actor{Id: fmt.Sprintf("arn:bench:iam::111122223333:role/service-%d", key%97), Type: keytrailv1.Actor_TYPE_WORKLOAD},
+		SourceIp:      "10.20.30.40",
+		RequestId:     fmt.Sprintf("%016x", rnd.Uint64()),
+		Attributes:    []*keytrailv1.Attribute{{Name: "filler", Value: base64.RawStdEncoding.EncodeToString(raw)[:l.filler]}},
+	}
+}
+
+// run appends all events; tenth is called whenever another tenth is acknowledged.
+func (l *load) run(ctx context.Context, c *client.Client, tenth func()) error {
+	wait, err := parseWait(l.Wait)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for next := 1; next <= 10; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				for ; next <= 10 && l.acked.Load() >= int64(l.Events*next/10); next++ {
+					tenth()
+				}
+			}
+		}
+	}()
+	var g errgroup.Group
+	for i := range l.Streams {
+		first, last := l.Events*i/l.Streams, l.Events*(i+1)/l.Streams
+		g.Go(func() error { return l.stream(ctx, c, wait, first, last) })
+	}
+	err = g.Wait()
+	if err == nil {
+		<-sampled
+	}
+	return err
+}
+
+// stream appends the events from first to last.
+func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, first, last int) error {
+	s, err := c.AppendStream(ctx)
+	if err != nil {
+		return err
+	}
+	sent := make(chan time.Time, l.Window)
+	var g errgroup.Group
+	g.Go(func() error {
+		defer close(sent)
+		rnd := rand.New(rand.NewPCG(uint64(first), uint64(time.Now().UnixNano())))
+		for n := first; n < last; n += l.Batch {
+			req := &rpc.AppendStreamRequest{Wait: wait}
+			for i := n; i < min(n+l.Batch, last); i++ {
+				req.Events = append(req.Events, l.event(rnd, i))
+			}
+			select {
+			case sent <- time.Now():
+			case <-s.Context().Done():
+				return nil // the receiver has the reason
+			}
+			if err := s.Send(req); err != nil {
+				return nil
+			}
+		}
+		return s.CloseSend()
+	})
+	g.Go(func() error { return l.receive(s, sent) })
+	return g.Wait()
+}
+
+func (l *load) receive(s rpc.LogService_AppendStreamClient, sent <-chan time.Time) error {
+	var times []uint32
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.times = append(l.times, times...)
+	}()
+	for {
+		res, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		times = append(times, uint32(time.Since(<-sent).Microseconds()))
+		for _, r := range res.GetResults() {
+			if e := r.GetError(); e != nil {
+				return fmt.Errorf("the log refused an event: %s", e.GetMessage())
+			}
+		}
+		l.acked.Add(int64(len(res.GetResults())))
+	}
+}
+
+// quantiles of the times to acknowledgement, in milliseconds.
+func (l *load) quantiles() (p50, p99, max float64) {
+	slices.Sort(l.times)
+	at := func(q float64) float64 { return float64(l.times[int(q*float64(len(l.times)-1))]) / 1000 }
+	return at(0.5), at(0.99), at(1)
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/keytrail/keytrail/client/verify"
+	"github.com/keytrail/keytrail/cmd/internal/cli"
+	"github.com/keytrail/keytrail/log"
+	"github.com/keytrail/keytrail/log/fsck"
+	"github.com/keytrail/keytrail/log/ledger"
+	"github.com/keytrail/keytrail/log/logdir"
+	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/proto/policy"
+	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/storage/pebblestore"
+)
+
+// dirFlag adds --dir to a command.
+func dirFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "dir", "", "the log's directory (required)")
+	_ = cmd.MarkFlagRequired("dir")
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var dir, origin string
+	cmd := &cobra.Command{
+		Use:   "init --dir DIR --origin ORIGIN",
+		Short: "make a new log",
+		Long: `init makes the directory of a new log: its keys (Ed25519 and ML-DSA-44), its signer's
+ledger, an empty store, a configuration, and DIR/policy, the file with which others verify
+what the log gives out. ORIGIN names the log for ever; a host and path that you own is
+usual. A directory that holds anything is refused.`,
+		Example: `  keytrail init --dir /var/lib/keytrail --origin log.example.com/keys`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkpoint.CheckName(origin); err != nil {
+				return cli.Usage("--origin: %v", err)
+			}
+			d, err := logdir.Init(dir, origin)
+			if errors.Is(err, fs.ErrExist) {
+				return cli.Hint(err, "choose an empty directory; an existing log is never overwritten")
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), map[string]string{"dir": dir, "origin": origin, "policy": d.Policy})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "made the log %s in %s\n", origin, dir)
+			fmt.Fprintf(cmd.OutOrStdout(), "serve it with:       keytraild --dir %s\n", dir)
+			fmt.Fprintf(cmd.OutOrStdout(), "give to verifiers:   %s/policy\n", dir)
+			return nil
+		},
+	}
+	dirFlag(cmd, &dir)
+	cmd.Flags().StringVar(&origin, "origin", "", "the log's name (required)")
+	_ = cmd.MarkFlagRequired("origin")
+	return cmd
+}
+
+func (a *app) fsckCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "fsck --dir DIR",
+		Short: "check a stopped log's store from the first byte to the last",
+		Long: `fsck derives every leaf from its record, every node and root from the leaves, and every
+key's chain from the events, and holds the published checkpoint and the signer's ledger
+against them. It writes nothing. The server must be stopped.
+
+Exit status 3 means that the store contradicts itself or what the log has signed.`,
+		Example: `  keytrail fsck --dir /var/lib/keytrail`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.fsck(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	dirFlag(cmd, &dir)
+	return cmd
+}
+
+func (a *app) fsck(ctx context.Context, dir string, stdout, stderr io.Writer) (err error) {
+	d, err := logdir.Load(dir)
+	if err != nil {
+		return err
+	}
+	s, err := pebblestore.Open(d.Store(), pebblestore.Options{ReadOnly: true})
+	switch {
+	case errors.Is(err, storage.ErrLocked):
+		return cli.Hint(err, "stop keytraild first")
+	case errors.Is(err, storage.ErrCorrupt):
+		return a.printReport(stdout, &fsck.Report{Problems: []fsck.Problem{{Where: "store", What: err.Error()}}})
+	case err != nil:
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	opts := fsck.Options{Origin: d.Config.Origin, Keys: d.Keys(), CheckpointCell: log.CheckpointCell}
+	if isTerminal(stderr) {
+		bar := progressbar.NewOptions64(1, progressbar.OptionSetWriter(stderr), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetDescription("checking"), progressbar.OptionShowCount(), progressbar.OptionShowIts())
+		opts.Progress = func(done, total uint64) {
+			bar.ChangeMax64(int64(total))
+			_ = bar.Set64(int64(done))
+		}
+		defer func() { _ = bar.Finish() }()
+	}
+	if opts.Signed, err = signed(d); err != nil {
+		return err
+	}
+	r, err := fsck.Check(ctx, s, opts)
+	if err != nil {
+		return err
+	}
+	return a.printReport(stdout, r)
+}
+
+// signed reads the signer's ledger.
+func signed(d *logdir.Dir) (*ledger.State, error) {
+	l, err := ledger.Open(d.Ledger(), d.Config.Origin)
+	if err != nil {
+		return nil, err
+	}
+	st := l.State()
+	return &st, l.Close()
+}
+
+func (a *app) printReport(w io.Writer, r *fsck.Report) error {
+	if a.json {
+		if err := printJSON(w, r); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(w, "entries    %d of %d checked, %d payloads erased, %d keys\n", r.Entries, r.Size, r.Erased, r.Keys)
+		fmt.Fprintf(w, "root       %s\n", r.Root)
+		fmt.Fprintf(w, "published  %d entries, %d good signatures\n", r.Published, r.Signatures)
+		for _, p := range r.Problems {
+			fmt.Fprintf(w, "PROBLEM    %s\n", printable(p.String()))
+		}
+		if r.Unlisted > 0 {
+			fmt.Fprintf(w, "PROBLEM    and %d more\n", r.Unlisted)
+		}
+	}
+	if len(r.Problems) > 0 {
+		err := fmt.Errorf("the store has %d problems", uint64(len(r.Problems))+r.Unlisted)
+		return &cli.Error{Err: err, Exit: cli.ExitTampered, Hint: "keep the store as it is as evidence, and bring back a good copy"}
+	}
+	if !a.json {
+		fmt.Fprintln(w, "clean")
+	}
+	return nil
+}
+
+func (a *app) ledgerCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "show the signer's ledger, or give it a newer checkpoint",
+		Long: `The signer's ledger holds the largest tree that the log has signed, so that it never signs
+a smaller or different one. adopt gives it a checkpoint of this log: use it when the
+ledger was lost or set back, with the newest checkpoint that anyone holds.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var dir string
+	show := &cobra.Command{
+		Use:     "show --dir DIR",
+		Short:   "show the largest tree signed",
+		Example: `  keytrail ledger show --dir /var/lib/keytrail`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := logdir.Load(dir)
+			if err != nil {
+				return err
+			}
+			st, err := signed(d)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"size": st.Size, "root": fmt.Sprintf("%x", st.Root)})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "size %d root %x\n", st.Size, st.Root)
+			return nil
+		},
+	}
+	adopt := &cobra.Command{
+		Use:   "adopt --dir DIR CHECKPOINT",
+		Short: "raise the ledger to a checkpoint that this log has signed",
+		Long: `adopt raises the signer's ledger to a checkpoint of this log, and makes the ledger if it
+is lost. The checkpoint must be the newest that exists: the log can sign a second history
+if it has signed a larger tree than this one. Ask everyone who keeps its checkpoints.`,
+		Example: `  keytrail ledger adopt --dir /var/lib/keytrail newest.checkpoint`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return adoptCheckpoint(dir, args[0], cmd.OutOrStdout())
+		},
+	}
+	dirFlag(show, &dir)
+	dirFlag(adopt, &dir)
+	cmd.AddCommand(show, adopt)
+	return cmd
+}
+
+func adoptCheckpoint(dir, path string, stdout io.Writer) (err error) {
+	d, err := logdir.Load(dir)
+	if err != nil {
+		return err
+	}
+	note, err := readInput(path, checkpoint.MaxNoteSize)
+	if err != nil {
+		return err
+	}
+	p, err := policy.Parse([]byte(d.Policy))
+	if err != nil {
+		return err
+	}
+	cp, err := verify.Checkpoint(note, p)
+	if err != nil {
+		return fmt.Errorf("verifying %s: %w", path, err)
+	}
+	l, err := ledger.Open(d.Ledger(), d.Config.Origin)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := ledger.Create(d.Ledger(), d.Config.Origin); err != nil {
+			return err
+		}
+		l, err = ledger.Open(d.Ledger(), d.Config.Origin)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err := l.Advance(ledger.State{Size: cp.Size, Root: cp.Root}); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "the ledger holds size %d root %x\n", cp.Size, cp.Root)
+	return err
+}
