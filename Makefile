@@ -46,8 +46,8 @@ gen-check: $(BUF) $(GEN_GO) $(GEN_GRPC) ## check that the generated code is curr
 	cd proto && PATH=$(dir $(GEN_GO)):$(dir $(GEN_GRPC)):$$PATH $(BUF) generate -o $(CURDIR)/.cache/gen/proto
 	diff -r -x '*.proto' .cache/gen/proto/keytrail proto/keytrail
 
-vectors: ## write the golden vectors of testdata/vectors anew
-	go test -count=1 -run Vectors $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -args -update
+vectors: ## write the golden vectors and other golden files anew
+	go test -count=1 -run 'Vectors|Golden' $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -args -update
 
 fuzz: ## run every fuzz target for T (60s) and stop at the first finding
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's,^(.*)/[^/]*:func ,\1 ,' | sort -u | \
