@@ -137,7 +137,7 @@ func TestSignerKeyIsNotPrinted(t *testing.T) {
 			fmt.Fprintf(&out, verb+"\n", []any{k, *k})
 		}
 		for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
-			slog.New(h).Info("started", "key", k, "value", *k, "holder", holder)
+			slog.New(h).Info("started", slog.Any("key", k), slog.Any("value", *k), slog.Any("holder", holder))
 		}
 		if err := json.NewEncoder(&out).Encode(map[string]any{"k": k, "v": *k, "h": holder}); err != nil {
 			t.Fatal(err)
@@ -145,7 +145,7 @@ func TestSignerKeyIsNotPrinted(t *testing.T) {
 		seed := bytes.Repeat([]byte{byte(i + 1)}, 8)
 		skey := k.Encode()
 		for _, secret := range []string{
-			string(seed), fmt.Sprintf("%x", seed), fmt.Sprintf("%X", seed), strings.Trim(fmt.Sprint(seed), "[]"),
+			string(seed), fmt.Sprintf("%x", seed), fmt.Sprintf("%X", seed), strings.Trim(fmt.Sprintf("%d", seed), "[]"),
 			strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", seed), "[]byte{"), "}"),
 			skey[strings.LastIndex(skey, "+")+4:][:16],
 		} {

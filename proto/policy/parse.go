@@ -138,7 +138,7 @@ func (s *parser) witness(args []string) error {
 
 func (s *parser) group(args []string) error {
 	if len(args) < 3 {
-		return errors.New("a group line is: group NAME all|any|K MEMBER...")
+		return errors.New("a group line is: group NAME all|any|K MEMBERS")
 	}
 	if err := s.define(args[0]); err != nil {
 		return err

@@ -100,7 +100,7 @@ var ErrTooManyHashes = errors.New("more than 63 hashes")
 const MaxHashes = 63
 
 // CutHashes reads lines of one hash each up to an empty line, and returns them with what
-// follows the empty line. On an error, n is the number of good lines before it.
+// follows the empty line. With an error, hashes are the good ones before it.
 func CutHashes(b []byte) (hashes [][HashSize]byte, rest []byte, err error) {
 	for {
 		first, after, err := Cut(b)
