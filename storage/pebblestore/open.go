@@ -14,39 +14,26 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
-// Create makes an empty store in dir, which it makes too if need be, and opens it. It
-// refuses a directory that holds a store already with fs.ErrExist. A creation that was
-// interrupted before Create returned can be repeated.
-func Create(dir string, opts Options) (*Store, error) {
-	s, err := create(dir, opts)
-	if err != nil {
-		return nil, fmt.Errorf("creating a store in %s: %w", dir, err)
-	}
-	return s, nil
-}
+// The directory of a store holds:
+const (
+	// lockName is locked by whoever has the store open.
+	lockName = "LOCK"
+	// markName: see mark.go.
+	markName = "mark"
+	// dbName is Pebble's directory.
+	dbName = "db"
+	// newName is Pebble's directory before the store is complete. It is renamed at the
+	// end, so that an interrupted creation leaves no half of a store.
+	newName = "db.new"
+)
 
-func create(dir string, opts Options) (*Store, error) {
-	if opts.ReadOnly {
-		return nil, storage.ErrReadOnly
-	}
+// Create makes an empty store in dir, which it makes too if need be, and opens it. A
+// directory that holds a store already is fs.ErrExist. A creation that was interrupted
+// before Create returned can be repeated, unless it was complete.
+func Create(dir string, opts Options) (*Store, error) {
 	s := newStore(dir, opts)
-	if err := s.fs.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	err := s.open(func() error {
-		_, err := s.get([]byte{kindVersion})
-		if err == nil {
-			return fmt.Errorf("there is one: %w", fs.ErrExist)
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		w := s.newBatch(headSize)
-		_ = w.Set([]byte{kindVersion}, []byte(format), nil)
-		return s.apply(w, storage.EmptyHead())
-	})
-	if err != nil {
-		return nil, err
+	if err := s.create(); err != nil {
+		return nil, fmt.Errorf("creating a store in %s: %w", dir, err)
 	}
 	return s, nil
 }
@@ -55,28 +42,9 @@ func create(dir string, opts Options) (*Store, error) {
 // store is fs.ErrNotExist, one that is in use storage.ErrLocked, and one whose content
 // contradicts itself storage.ErrCorrupt.
 func Open(dir string, opts Options) (*Store, error) {
-	s, err := open(dir, opts)
-	if err != nil {
-		return nil, fmt.Errorf("opening the store in %s: %w", dir, err)
-	}
-	return s, nil
-}
-
-func open(dir string, opts Options) (*Store, error) {
 	s := newStore(dir, opts)
-	if _, err := s.fs.Stat(dir); err != nil {
-		return nil, notExist(err)
-	}
-	desc, err := pebble.Peek(dir, s.fs)
-	if err != nil {
-		return nil, notExist(err)
-	}
-	if !desc.Exists {
-		return nil, fmt.Errorf("there is none: %w", fs.ErrNotExist)
-	}
-	err = s.open(func() error { return nil })
-	if err != nil {
-		return nil, err
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("opening the store in %s: %w", dir, err)
 	}
 	return s, nil
 }
@@ -97,49 +65,151 @@ func newStore(dir string, opts Options) *Store {
 	}
 	s := &Store{
 		dir:      dir,
-		fs:       &walFS{FS: opts.FS},
+		fs:       &storeFS{FS: opts.FS},
 		log:      opts.Logger,
 		options:  opts,
 		readOnly: opts.ReadOnly,
 	}
+	head := storage.EmptyHead()
+	s.head.Store(&head)
 	return s
 }
 
-// open locks the directory, opens Pebble, lets prepare write what a new store needs,
-// and loads and verifies. When it fails, nothing stays open.
-func (s *Store) open(prepare func() error) error {
-	lock, err := lockDirectory(s.dir, s.fs)
+// path returns the path of a name in the store's directory.
+func (s *Store) path(name string) string { return s.fs.PathJoin(s.dir, name) }
+
+// exists says whether there is a file of that name.
+func (s *Store) exists(name string) (bool, error) {
+	_, err := s.fs.Stat(s.path(name))
+	if errors.Is(notExist(err), fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s *Store) create() error {
+	if s.readOnly {
+		return storage.ErrReadOnly
+	}
+	if err := makeDirectory(s.fs, s.dir); err != nil {
+		return err
+	}
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	if err := s.fill(); err != nil {
+		return s.release(err)
+	}
+	return s.load()
+}
+
+// fill makes the files of a new store.
+func (s *Store) fill() error {
+	switch ok, err := s.exists(dbName); {
+	case err != nil:
+		return err
+	case ok:
+		return fmt.Errorf("there is one: %w", fs.ErrExist)
+	}
+	if err := s.fs.RemoveAll(s.path(newName)); err != nil {
+		return err
+	}
+	if err := s.openPebble(newName); err != nil {
+		return err
+	}
+	w := s.newBatch(2 * headSize)
+	_ = w.Set([]byte{kindVersion}, []byte(format), nil)
+	if err := s.apply(w, storage.EmptyHead()); err != nil {
+		return err
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	err := guard(s.db.Close)
+	s.db = nil
 	if err != nil {
 		return err
 	}
-	s.lock = lock
-	err = guard(func() error {
-		db, err := pebble.Open(s.dir, s.pebbleOptions())
-		s.db = db
+	if err := s.fs.Rename(s.path(newName), s.path(dbName)); err != nil {
+		return err
+	}
+	return syncDirectory(s.fs, s.dir)
+}
+
+func (s *Store) open() error {
+	if _, err := s.fs.Stat(s.dir); err != nil {
+		return notExist(err)
+	}
+	switch ok, err := s.exists(dbName); {
+	case err != nil:
+		return err
+	case !ok:
+		return fmt.Errorf("there is none: %w", fs.ErrNotExist)
+	}
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	return s.load()
+}
+
+// acquire locks the directory for this process.
+func (s *Store) acquire() error {
+	lock, err := s.fs.Lock(s.path(lockName))
+	if err == nil {
+		s.lock = lock
+		return nil
+	}
+	// When the lock file could not be made, nobody holds it.
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("locking: %w", notExist(err))
+	}
+	return fmt.Errorf("%w: %w", storage.ErrLocked, err)
+}
+
+// release closes what opening has opened so far, because of err. After a failed write
+// Pebble and the lock stay as they are; see Close.
+func (s *Store) release(err error) error {
+	if s.refused.Load() != nil {
+		return err
+	}
+	if s.db != nil {
+		err = errors.Join(err, guard(s.db.Close))
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+func (s *Store) openPebble(name string) error {
+	err := guard(func() (err error) {
+		s.db, err = pebble.Open(s.path(name), s.pebbleOptions())
 		return err
 	})
-	if err != nil {
-		return errors.Join(corrupt(err), lock.Close())
+	if err = corrupt(err); errors.Is(notExist(err), fs.ErrNotExist) {
+		// The caller asks for ErrNotExist where there is no store.
+		return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
 	}
-	head := storage.EmptyHead()
-	s.head.Store(&head)
-	for _, step := range []func() error{prepare, s.load, s.checkMark, s.verify} {
+	return err
+}
+
+// load opens Pebble, reads what is kept in memory, and verifies. When it fails, nothing
+// stays open.
+func (s *Store) load() error {
+	if err := s.openPebble(dbName); err != nil {
+		return s.release(err)
+	}
+	for _, step := range []func() error{s.readHead, s.checkMark, s.verify} {
 		if err := step(); err != nil {
-			if s.refused.Load() == nil {
-				err = errors.Join(err, guard(s.db.Close), lock.Close())
-			}
-			return err
+			return s.release(err)
 		}
 	}
 	return nil
 }
 
-// load reads version, head and incomplete bundle.
-func (s *Store) load() error {
+// readHead reads version, head and incomplete bundle.
+func (s *Store) readHead() error {
 	version, err := s.get([]byte{kindVersion})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("its creation was not completed: %w", fs.ErrNotExist)
+		return fmt.Errorf("%w: there is no version", storage.ErrCorrupt)
 	case err != nil:
 		return fmt.Errorf("reading the version: %w", err)
 	case string(version) != format:

@@ -7,11 +7,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keytrail/keytrail/storage"
 )
@@ -34,7 +32,6 @@ const recycledLogs = memTables + 1
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		FS:                          s.fs,
-		Lock:                        s.lock,
 		ReadOnly:                    s.readOnly,
 		Logger:                      &logger{s},
 		CacheSize:                   s.options.CacheBytes,
@@ -145,38 +142,3 @@ func notExist(err error) error {
 	}
 	return err
 }
-
-// lockDirectory locks a store's directory for this process.
-func lockDirectory(dir string, fsys vfs.FS) (*pebble.Lock, error) {
-	lock, err := pebble.LockDirectory(dir, fsys)
-	if err == nil {
-		return lock, nil
-	}
-	// The lock file could not be made: nobody holds it. A held lock is another error.
-	if _, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, fmt.Errorf("locking: %w", err)
-	}
-	return nil, fmt.Errorf("%w: %w", storage.ErrLocked, err)
-}
-
-// walFS is the file system as Pebble sees it.
-type walFS struct {
-	vfs.FS
-	// forgetLogs makes ReuseForWrite start with an empty file.
-	forgetLogs atomic.Bool
-}
-
-// ReuseForWrite implements vfs.FS: Pebble writes over an old log, which spares the file
-// system some work. After an erasure the old content must go.
-func (f *walFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if !f.forgetLogs.Load() {
-		return f.FS.ReuseForWrite(oldname, newname, category)
-	}
-	if err := f.FS.Remove(oldname); err != nil {
-		return nil, err
-	}
-	return f.FS.Create(newname, category)
-}
-
-// Unwrap implements vfs.FS.
-func (f *walFS) Unwrap() vfs.FS { return f.FS }

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"sync"
@@ -51,8 +52,8 @@ type Options struct {
 type Store struct {
 	db      *pebble.DB
 	dir     string
-	fs      *walFS
-	lock    *pebble.Lock
+	fs      *storeFS
+	lock    io.Closer
 	log     *slog.Logger
 	options Options
 	// refused is set when writes are refused for good.

@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ type Builder struct {
 	Head  storage.Head
 	tree  *compact.Range
 	clock time.Time
+	// heads are those after each batch, EmptyHead first.
+	heads []storage.Head
 	// entries are all that the batches added; nodes holds hashes computed from them.
 	entries []storage.Entry
 	nodes   map[[2]uint64][]byte
@@ -30,8 +33,18 @@ func NewBuilder() *Builder {
 		Head:  storage.EmptyHead(),
 		tree:  f.NewEmptyRange(0),
 		clock: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+		heads: []storage.Head{storage.EmptyHead()},
 		nodes: make(map[[2]uint64][]byte),
 	}
+}
+
+// Heads returns the head after each batch made so far, and EmptyHead before them.
+func (b *Builder) Heads() []storage.Head { return slices.Clone(b.heads) }
+
+// At returns what b was when it had made n batches, to be compared with a store. It makes
+// no further batches.
+func (b *Builder) At(n int) *Builder {
+	return &Builder{Head: b.heads[n], heads: b.heads[:n+1], entries: b.entries[:b.heads[n].Size], nodes: b.nodes}
 }
 
 // Entry returns the entry that Batch makes for an index: both parts differ from those of
@@ -76,6 +89,7 @@ func (b *Builder) BatchOf(t testing.TB, entries []storage.Entry) *storage.Batch 
 	b.entries = append(b.entries, entries...)
 	b.clock = b.clock.Add(time.Millisecond + time.Nanosecond)
 	b.Head = storage.Head{Size: b.tree.End(), Root: [storage.HashSize]byte(root), Time: b.clock}
+	b.heads = append(b.heads, b.Head)
 	batch.New = b.Head
 	return batch
 }

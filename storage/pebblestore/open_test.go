@@ -1,0 +1,195 @@
+package pebblestore_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/storage/storagetest"
+)
+
+func TestOpenMissing(t *testing.T) {
+	empty := t.TempDir()
+	for _, dir := range []string{filepath.Join(empty, "none"), empty} {
+		if _, err := pebblestore.Open(dir, pebblestore.Options{}); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("opening %s: %v, want fs.ErrNotExist", dir, err)
+		}
+	}
+	if entries, err := os.ReadDir(empty); err != nil || len(entries) > 0 {
+		t.Errorf("opening what is not there has made %v, %v", entries, err)
+	}
+}
+
+func TestCreateExisting(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	b := storagetest.NewBuilder()
+	s := create(t, dir, pebblestore.Options{})
+	if err := s.Commit(context.Background(), b.Batch(t, 5)); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	if _, err := pebblestore.Create(dir, pebblestore.Options{}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("creating it again: %v, want fs.ErrExist", err)
+	}
+	s = open(t, dir, pebblestore.Options{})
+	storagetest.Check(t, s, b, nil)
+	closeStore(t, s)
+}
+
+// lockHolder names the variable that makes the test binary hold a store open.
+const lockHolder = "PEBBLESTORE_TEST_HOLD"
+
+func TestLocked(t *testing.T) {
+	if dir := os.Getenv(lockHolder); dir != "" {
+		_, err := pebblestore.Open(dir, pebblestore.Options{})
+		if errors.Is(err, storage.ErrLocked) {
+			os.Exit(42)
+		}
+		t.Fatalf("opening a store that another process has open: %v", err)
+	}
+	dir := t.TempDir()
+	s := create(t, dir, pebblestore.Options{})
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{dir, dir + "/.", link} {
+		for _, opts := range []pebblestore.Options{{}, {ReadOnly: true}} {
+			_, err := pebblestore.Open(name, opts)
+			if !errors.Is(err, storage.ErrLocked) || !strings.Contains(err.Error(), "in use") {
+				t.Errorf("opening %s again: %v, want ErrLocked", name, err)
+			}
+		}
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLocked$")
+	cmd.Env = append(os.Environ(), lockHolder+"="+dir)
+	out, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 42 {
+		t.Errorf("another process: %v\n%s", err, out)
+	}
+	closeStore(t, s)
+	closeStore(t, open(t, link, pebblestore.Options{}))
+}
+
+func TestReadOnly(t *testing.T) {
+	ctx := context.Background()
+	mem := vfs.NewCrashableMem()
+	s := create(t, "store", small(mem))
+	b := storagetest.NewBuilder()
+	if err := s.Commit(ctx, b.Batch(t, 300)); err != nil {
+		t.Fatal(err)
+	}
+	// As a killed process leaves it: the commit is in the log only.
+	mem = mem.CrashClone(vfs.CrashCloneCfg{})
+	opts := small(mem)
+	opts.ReadOnly = true
+	for range 2 {
+		r := open(t, "store", opts)
+		storagetest.Check(t, r, b, nil)
+		for name, err := range map[string]error{
+			"Commit":        r.Commit(ctx, &storage.Batch{}),
+			"SwapCell":      r.SwapCell(ctx, "cell", nil, nil),
+			"ErasePayloads": r.ErasePayloads(ctx, []uint64{0}),
+		} {
+			if !errors.Is(err, storage.ErrReadOnly) {
+				t.Errorf("%s: %v, want ErrReadOnly", name, err)
+			}
+		}
+		closeStore(t, r)
+	}
+	if _, err := pebblestore.Create("other", opts); !errors.Is(err, storage.ErrReadOnly) {
+		t.Errorf("creating a read-only store: %v, want ErrReadOnly", err)
+	}
+	closeStore(t, s)
+}
+
+// TestEraseDestroys looks for the erased bytes in every file.
+func TestEraseDestroys(t *testing.T) {
+	ctx := context.Background()
+	mem := vfs.NewMem()
+	s := create(t, "store", small(mem))
+	b := storagetest.NewBuilder()
+	// Nothing can compress these, so that they stand in the files as they are.
+	secret := func(i byte) []byte { return append([]byte("the secret "), i, 0xd1, 0x5e, i^0x77, 0x93, i+71) }
+	var indexes []uint64
+	for i := range byte(200) {
+		entries := []storage.Entry{storagetest.Entry(0), {Leaf: []byte{1, i}, Payload: secret(i)}}
+		indexes = append(indexes, 2*uint64(i)+1)
+		if err := s.Commit(ctx, b.BatchOf(t, entries)); err != nil {
+			t.Fatal(err)
+		}
+		if i == 100 { // Some are in tables of a store that was opened again.
+			closeStore(t, s)
+			s = open(t, "store", small(mem))
+		}
+	}
+	if n := holding(t, mem, "store", secret(150)); n == 0 {
+		t.Fatal("the search finds nothing before the erasure either")
+	}
+	if err := s.ErasePayloads(ctx, indexes); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s) // Waits for files that are being deleted.
+	for i := range byte(200) {
+		if n := holding(t, mem, "store", secret(i)); n > 0 {
+			t.Fatalf("payload %d is still in %d files", indexes[i], n)
+		}
+	}
+	s = open(t, "store", small(mem))
+	storagetest.Check(t, s, b, func(i uint64) bool { return i%2 == 1 })
+	closeStore(t, s)
+}
+
+// holding counts the files below a directory that hold some bytes.
+func holding(t *testing.T, mem *vfs.MemFS, dir string, want []byte) int {
+	t.Helper()
+	n := 0
+	for _, name := range files(t, mem, dir) {
+		if bytes.Contains(readFile(t, mem, name), want) {
+			n++
+		}
+	}
+	return n
+}
+
+// files lists the files below a directory.
+func files(t *testing.T, mem *vfs.MemFS, dir string) []string {
+	t.Helper()
+	names, err := mem.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, name := range names {
+		path := mem.PathJoin(dir, name)
+		info, err := mem.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.IsDir() {
+			all = append(all, files(t, mem, path)...)
+		} else {
+			all = append(all, path)
+		}
+	}
+	return all
+}
+
+func readFile(t *testing.T, mem *vfs.MemFS, name string) []byte {
+	t.Helper()
+	data, err := mem.UnsafeGetFileDataBuffer(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
