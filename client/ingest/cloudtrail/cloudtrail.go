@@ -44,8 +44,9 @@ type Options struct {
 	// KeepRaw keeps the record itself in the event, where the event's size allows it and
 	// the record holds no secret. Its hash is always there.
 	KeepRaw bool
-	// HashContext keeps only the hashes of the values of encryption contexts, and leaves
-	// the constraints of grants out.
+	// HashContext keeps only the hashes (SHA-256) of the values of encryption contexts, and
+	// leaves the constraints of grants out. A value that can be guessed can be found from
+	// its hash.
 	HashContext bool
 }
 
@@ -221,6 +222,9 @@ func (rd *reading) value(ctx context.Context, v value, line int) error {
 	case v.status == overrun:
 		return rd.reject(ctx, v, line, "the record breaks off where another begins")
 	}
+	if foreign(v.raw) {
+		return rd.skip(ctx, line, skipOther)
+	}
 	o, err := decode(v.raw)
 	if err != nil {
 		return rd.reject(ctx, v, line, err.Error())
@@ -234,13 +238,17 @@ func (rd *reading) value(ctx context.Context, v value, line int) error {
 		return rd.reject(ctx, v, line, err.Error())
 	}
 	if reason != "" {
-		return ingest.NoteSkip(ctx, rd.sink, ingest.Skip{File: rd.file, Line: line, Reason: reason})
+		return rd.skip(ctx, line, reason)
 	}
 	ev, err := translate(r, op, rd.imp.opt)
 	if err != nil {
 		return rd.reject(ctx, v, line, err.Error())
 	}
 	return rd.hold(ctx, ingest.Item{Event: ev, File: rd.file, Line: line})
+}
+
+func (rd *reading) skip(ctx context.Context, line int, reason string) error {
+	return ingest.NoteSkip(ctx, rd.sink, ingest.Skip{File: rd.file, Line: line, Reason: reason})
 }
 
 func (rd *reading) hold(ctx context.Context, it ingest.Item) error {

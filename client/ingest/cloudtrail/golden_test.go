@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/keytrail/keytrail/client/ingest"
 	"github.com/keytrail/keytrail/proto/event"
 )

@@ -269,6 +269,23 @@ func TestTrailDirectory(t *testing.T) {
 	}
 }
 
+// Records of other services are skipped whatever they hold, but not what only looks alike.
+func TestForeignRecords(t *testing.T) {
+	other := strings.Replace(numbered(1), "kms.amazonaws.com", "s3.amazonaws.com", 1)
+	escaped := strings.Replace(numbered(2), "kms.amazonaws.com", `kms\u002eamazonaws.com`, 1)
+	mentions := strings.Replace(other, "user/maren", "user/kms.amazonaws.com", 1)
+	nested := `{"detail-type":"x","inner":` + other + "}"
+	s := read(t, tenant, []byte(strings.Join([]string{other, escaped, mentions, nested, other[:50] + "}"}, "\n")))
+	events, rejects := found(s)
+	if diff := cmp.Diff([]string{"e-2@2"}, events); diff != "" || s.skips["not about keys"] != 2 {
+		t.Errorf("skips %v; events (-want +got):\n%s", s.skips, diff)
+	}
+	want := []string{"4: not a CloudTrail record: it has no eventSource", "5: reading JSON: unexpected EOF"}
+	if len(rejects) != 2 || rejects[0] != want[0] {
+		t.Errorf("rejects %q, want %q", rejects, want)
+	}
+}
+
 // A digest that is given by name is no reject.
 func TestDigestByContent(t *testing.T) {
 	s := read(t, tenant, []byte(`{"awsAccountId":"000100020003","digestStartTime":"2026-03-02T12:00:00Z","logFiles":[{"a":1}]}`))

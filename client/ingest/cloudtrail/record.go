@@ -50,6 +50,23 @@ func decode(raw []byte) (object, error) {
 	return o, nil
 }
 
+// foreign reports a whole record of a service that is not translated, without decoding
+// all of it: nearly every record of most trails is one.
+func foreign(raw []byte) bool {
+	for _, source := range []string{sourceKMS, sourceCloudHSM, sourceCloudTrail} {
+		if bytes.Contains(raw, []byte(source)) {
+			return false
+		}
+	}
+	if bytes.Contains(raw, []byte(`\u`)) || !utf8.Valid(raw) {
+		return false
+	}
+	var head struct {
+		EventSource string `json:"eventSource"`
+	}
+	return json.Unmarshal(raw, &head) == nil && head.EventSource != ""
+}
+
 // members counts the members of all objects in v.
 func members(v any) int {
 	n := 0
