@@ -106,6 +106,10 @@ func TestAttackLogCommitsToRubbish(t *testing.T) {
 		"second spelling": func(l *testLog) []byte { // index 0 spelt out, after the event
 			return append(l.payload(l.record(0)), 0x08, 0x00)
 		},
+		"unknown field before the event": func(l *testLog) []byte { // number 15, which no kind of record will have
+			p := protowire.AppendTag(l.payload(l.record(0)), 15, protowire.VarintType)
+			return protowire.AppendVarint(p, 1)
+		},
 		"too large": func(l *testLog) []byte {
 			r := l.record(0)
 			r.Producer = strings.Repeat("p", record.MaxProducerSize+1)

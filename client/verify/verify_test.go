@@ -161,6 +161,22 @@ func TestWitnesses(t *testing.T) {
 		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w3, w3, w3).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonQuorum)
 	})
+	t.Run("repeats are counted once", func(t *testing.T) {
+		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w1, w2, w1).Append(nil), p)
+		wantVerified(t, r, err)
+		if c := r.Checkpoint; len(c.Cosignatures) != 2 || c.Ignored != 1 {
+			t.Errorf("cosignatures %+v, ignored %d", c.Cosignatures, c.Ignored)
+		}
+	})
+	t.Run("bundle", func(t *testing.T) {
+		both := []*checkpoint.SignerKey{l.ed, l.pq, w1, w2}
+		r, err := verify.Consistency(l.bundle(2, 3, both...).Append(nil), l.sign(l.checkpoint(2), both...), p)
+		wantVerified(t, r, err)
+		r, err = verify.Consistency(l.bundle(2, 3, both...).Append(nil), l.sign(l.checkpoint(2)), p)
+		wantUnverifiable(t, r, err, verify.ReasonQuorum)
+		r, err = verify.Consistency(l.bundle(2, 3).Append(nil), l.sign(l.checkpoint(2), both...), p)
+		wantUnverifiable(t, r, err, verify.ReasonQuorum)
+	})
 	t.Run("witnesses without the log", func(t *testing.T) {
 		r, err := verify.Receipt(l.receipt(1, 3, w1, w2, w3).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonNoSignature)

@@ -2,8 +2,11 @@ package checkpoint_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -101,10 +104,46 @@ func checkRefused(t *testing.T, v checkpoint.VerifierKey, c checkpoint.Checkpoin
 	if _, err := v.Verify(c, bad); !errors.Is(err, checkpoint.ErrSignature) {
 		t.Errorf("%v: a byte more: %v", v.Type(), err)
 	}
-	bad = s
-	bad.KeyID ^= 1
-	if _, err := v.Verify(c, bad); err == nil {
-		t.Errorf("%v: signature of another key id verifies", v.Type())
+	for _, bad := range []checkpoint.Signature{
+		{Name: s.Name, KeyID: s.KeyID ^ 1, Sig: s.Sig},
+		{Name: s.Name + "2", KeyID: s.KeyID, Sig: s.Sig},
+	} {
+		if _, err := v.Verify(c, bad); err == nil || v.Made(bad) {
+			t.Errorf("%v: signature of %q %08x verifies", v.Type(), bad.Name, bad.KeyID)
+		}
+	}
+}
+
+// TestTimestampLimit has signatures that are good but for their time, which tlog-cosignature
+// forbids; Sign does not make them.
+func TestTimestampLimit(t *testing.T) {
+	_, cosigner, _ := signers(t)
+	c := checkpoint.Checkpoint{Origin: origin, Size: 7, Root: root}
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{2}, 32)) // as in signers
+	for timestamp, want := range map[uint64]error{1<<63 - 1: nil, 1 << 63: checkpoint.ErrSignature, 1<<64 - 1: checkpoint.ErrSignature} {
+		sig := binary.BigEndian.AppendUint64(nil, timestamp)
+		sig = append(sig, ed25519.Sign(private, fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", timestamp, c.Text()))...)
+		s := checkpoint.Signature{Name: origin, KeyID: cosigner.VerifierKey().ID(), Sig: sig}
+		if _, err := cosigner.VerifierKey().Verify(c, s); !errors.Is(err, want) {
+			t.Errorf("time %d: %v, want %v", timestamp, err, want)
+		}
+		if _, err := cosigner.Sign(c, timestamp); (err == nil) != (want == nil) {
+			t.Errorf("signing with time %d: %v", timestamp, err)
+		}
+	}
+	if _, err := checkpoint.SignNote(c, time.Unix(-1, 0), cosigner); err == nil {
+		t.Error("a time before 1970 is signed")
+	}
+	if _, err := checkpoint.SignNote(c, time.Unix(1, 0)); err == nil {
+		t.Error("a note without signer is written")
+	}
+	for _, bad := range []checkpoint.Checkpoint{
+		{Origin: "with space", Size: 7, Root: root}, {Size: 7, Root: root},
+		{Origin: origin, Root: root}, {Origin: origin, Size: 1, Root: checkpoint.EmptyRoot()},
+	} {
+		if _, err := cosigner.Sign(bad, 1); err == nil {
+			t.Errorf("%+v is signed", bad)
+		}
 	}
 }
 
