@@ -35,7 +35,7 @@ var attributePaths = []string{
 	"requestParameters.numberOfBytes", "requestParameters.keyPairSpec", "requestParameters.wrappingAlgorithm",
 	"requestParameters.wrappingKeySpec", "requestParameters.validTo", "requestParameters.expirationModel",
 	"requestParameters.importType", "requestParameters.keyMaterialDescription", "requestParameters.keyMaterialId",
-	"requestParameters.rotationPeriodInDays", "requestParameters.replicaRegion", "requestParameters.primaryRegion",
+	"requestParameters.rotationPeriodInDays", "requestParameters.includeKeyMaterial", "requestParameters.replicaRegion", "requestParameters.primaryRegion",
 	"requestParameters.grantId", "requestParameters.granteePrincipal", "requestParameters.retiringPrincipal",
 	"requestParameters.operations", "requestParameters.name", "requestParameters.dryRun", "requestParameters.tagKeys",
 	"requestParameters.customKeyStoreId", "requestParameters.customKeyStoreName", "requestParameters.customKeyStoreType",
@@ -67,7 +67,7 @@ var attributePaths = []string{
 	"additionalEventData.customKeyStoreId", "additionalEventData.customKeyStoreName", "additionalEventData.clusterId",
 	"additionalEventData.xksKeyId", "additionalEventData.grantId", "additionalEventData.backingKey",
 	"additionalEventData.backingKeys", "additionalEventData.backingKeysDeletionStatus",
-	"additionalEventData.sourceKeyMaterialId", "additionalEventData.recipient", "additionalEventData.keyOrigin",
+	"additionalEventData.sourceKeyMaterialId", "additionalEventData.recipient",
 	"serviceEventDetails",
 }
 
@@ -145,7 +145,7 @@ func (b *builder) told(name, value string) bool {
 		return names(value, k.GetRef()) || value == k.GetAlias() || slices.ContainsFunc(b.ev.RelatedKeys, about)
 	case "aliasName":
 		return value == k.GetAlias()
-	case "keyMaterialId":
+	case "keyMaterialId", "currentKeyMaterialId":
 		return value == k.GetMaterialId()
 	}
 	return false

@@ -86,7 +86,8 @@ func metadata(r record) any { return get(r.object, "responseElements", "keyMetad
 
 // keyOrigin is the source's word for where the key's material comes from.
 func keyOrigin(r record) string {
-	return first(str(metadata(r), "origin"), str(r.object, "requestParameters", "origin"))
+	return first(str(metadata(r), "origin"), str(r.object, "requestParameters", "origin"),
+		str(r.object, "serviceEventDetails", "keyOrigin"))
 }
 
 // key fills in the key concerned and the related ones.
@@ -117,6 +118,7 @@ func (b *builder) key() {
 		str(b.r.object, "additionalEventData", "destinationKeyMaterialId"),
 		str(b.r.object, "responseElements", "keyMaterialId"),
 		str(b.r.object, "serviceEventDetails", "keyMaterialId"),
+		str(b.r.object, "serviceEventDetails", "currentKeyMaterialId"),
 		str(request, "keyMaterialId"),
 		str(metadata(b.r), "currentKeyMaterialId")))
 	b.describe(k)
@@ -216,9 +218,8 @@ func other(keys []string, not string) string {
 // describe fills in what the record says of the key itself.
 func (b *builder) describe(k *keytrailv1.Key) {
 	request, response, meta := b.r.object["requestParameters"], b.r.object["responseElements"], metadata(b.r)
-	create := str(b.r.object, "eventName") == "CreateKey"
 	spec := first(str(meta, "keySpec"), str(meta, "customerMasterKeySpec"))
-	if spec == "" && create {
+	if spec == "" && str(b.r.object, "eventName") == "CreateKey" {
 		spec = first(str(request, "keySpec"), str(request, "customerMasterKeySpec"))
 	}
 	k.Size = specSize(spec)
@@ -226,9 +227,6 @@ func (b *builder) describe(k *keytrailv1.Key) {
 		str(request, "signingAlgorithm"), str(request, "macAlgorithm"), str(request, "keyAgreementAlgorithm")))
 	k.Purpose = b.short(128, first(str(meta, "keyUsage"), str(request, "keyUsage")))
 	k.StateAfter = b.short(64, first(str(response, "keyState"), str(meta, "keyState")))
-	if !create {
-		return
-	}
 	switch keyOrigin(b.r) {
 	case "AWS_KMS":
 		k.Origin = keytrailv1.KeyOrigin_KEY_ORIGIN_GENERATED
