@@ -2,7 +2,7 @@
 // stands, and which record is the last of each key.
 //
 // It is derived from the log, in a Pebble directory of its own: deleting it while the log
-// is stopped loses nothing. Rows are written without waiting for the disk, together with
+// is stopped loses nothing. Rows reach the disk when they fill a memtable, together with
 // the size and root up to which they reach; after a crash the log reads on from there
 // before it takes the first append. It is trusted for promise 3 (the same event has one
 // place) and promise 6 (key histories have no gap), which is why it is never used at a
@@ -40,10 +40,6 @@ var (
 	formatKey = []byte("format")
 )
 
-// syncEvery is how many entries may be applied before the rows are forced to the disk,
-// which bounds what has to be read again after a power loss.
-const syncEvery = 1 << 18
-
 // Cursor is how far the index reaches: the tree of Size entries with that Root.
 type Cursor struct {
 	Size uint64
@@ -80,11 +76,10 @@ type Options struct {
 
 // Index is an open index.
 type Index struct {
-	db       *pebble.DB
-	lock     *pebble.Lock
-	cursor   Cursor
-	applied  atomic.Uint64
-	unsynced uint64
+	db      *pebble.DB
+	lock    *pebble.Lock
+	cursor  Cursor
+	applied atomic.Uint64
 }
 
 // Open opens the index in dir and makes an empty one where there is none. A directory
@@ -121,7 +116,9 @@ func open(dir string, opts Options) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s): %w", ErrLocked, dir, err)
 	}
-	db, err := pebble.Open(dir, options(fs, lock, opts.Logger))
+	o, cache := options(fs, lock, opts.Logger)
+	defer cache.Unref() // the database holds a reference of its own
+	db, err := pebble.Open(dir, o)
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("opening the index: %w", err)
@@ -158,13 +155,25 @@ func (x *Index) load() error {
 	return nil
 }
 
-func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) *pebble.Options {
+// Sizes, in bytes. A lookup of an id that is not there goes through the memtable, whose
+// skip list is fast while it fits the processor's caches, and then through the filters,
+// which the block cache should hold: 10 bits an event.
+const (
+	memTableBytes = 4 << 20
+	cacheBytes    = 48 << 20
+)
+
+func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) (*pebble.Options, *pebble.Cache) {
+	cache := pebble.NewCache(cacheBytes)
 	o := &pebble.Options{
 		FS:   fs,
 		Lock: lock,
-		// Rows are small and ids random: large memtables keep the number of
-		// compactions down.
-		MemTableSize:       32 << 20,
+		// Rows that a crash takes are read from the log again, so they need no log of
+		// their own. A memtable reaches the disk whole or not at all, and the cursor
+		// with the rows that it speaks of: both are in one batch.
+		DisableWAL:         true,
+		Cache:              cache,
+		MemTableSize:       memTableBytes,
 		FormatMajorVersion: pebble.FormatNewest,
 		Logger:             quiet{logger},
 	}
@@ -174,7 +183,7 @@ func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) *pebble.Options 
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		o.Levels[i].FilterType = pebble.TableFilter
 	}
-	return o
+	return o, cache
 }
 
 // Cursor returns how far the index reaches.
@@ -256,11 +265,7 @@ func (x *Index) Apply(rows []Row, c Cursor) error {
 	if err := b.Set(cursorKey, cur[:], nil); err != nil {
 		return fmt.Errorf("indexing %d records: %w", len(rows), err)
 	}
-	mode := pebble.NoSync
-	if x.unsynced += uint64(len(rows)); x.unsynced >= syncEvery {
-		mode, x.unsynced = pebble.Sync, 0
-	}
-	if err := b.Commit(mode); err != nil {
+	if err := b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("indexing %d records: %w", len(rows), err)
 	}
 	x.cursor = c
@@ -280,19 +285,22 @@ func (x *Index) Reset() error {
 		}
 	}
 	if err == nil {
-		err = b.Commit(pebble.Sync)
+		err = b.Commit(pebble.NoSync)
+	}
+	if err == nil {
+		err = x.db.Flush()
 	}
 	if err != nil {
 		return fmt.Errorf("emptying the index: %w", err)
 	}
-	x.cursor, x.unsynced = Cursor{}, 0
+	x.cursor = Cursor{}
 	x.applied.Store(0)
 	return nil
 }
 
 // Close makes the rows durable and closes the index.
 func (x *Index) Close() error {
-	err := x.db.LogData(nil, pebble.Sync)
+	err := x.db.Flush()
 	if err := errors.Join(err, x.closeFiles()); err != nil {
 		return fmt.Errorf("closing the index: %w", err)
 	}
