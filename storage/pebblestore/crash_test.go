@@ -237,7 +237,7 @@ func TestPowerLoss(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			p := &powerTest{
 				t:   t,
-				rng: rand.New(rand.NewPCG(uint64(seed), 1)),
+				rng: rng(int64(seed)),
 				mem: vfs.NewCrashableMem(),
 				b:   storagetest.NewBuilder(),
 			}
@@ -273,3 +273,6 @@ func (p *powerTest) checkTwice(c crash, every int) {
 		p.check(c, again[i])
 	}
 }
+
+// rng returns random numbers that are the same each time.
+func rng(seed int64) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 1)) }

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 
@@ -11,6 +12,11 @@ import (
 // storeFS is the file system as Pebble sees it.
 type storeFS struct {
 	vfs.FS
+	// failed is told of every sync that fails, and of every failed write to a log or
+	// manifest. Pebble tries some again and panics after others, with its locks in
+	// disorder; neither is right: a system may forget what it could not write and
+	// report success the next time.
+	failed func(error)
 	// forgetLogs makes ReuseForWrite start with an empty file.
 	forgetLogs atomic.Bool
 }
@@ -20,18 +26,25 @@ type storeFS struct {
 // marker and lose the manifest: so the directory is synced before a marker is made too.
 func (f *storeFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if strings.HasPrefix(f.PathBase(name), "marker.") {
-		if err := syncDirectory(f.FS, f.PathDir(name)); err != nil {
+		if err := syncDirectory(f, f.PathDir(name)); err != nil {
 			return nil, err
 		}
 	}
-	return f.FS.Create(name, category)
+	return f.watch(name)(f.FS.Create(name, category))
+}
+
+// critical says whether Pebble cannot go on after a failed write to a file: logs,
+// manifests and markers. Tables are written again.
+func (f *storeFS) critical(name string) bool {
+	base := f.PathBase(name)
+	return strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST-") || strings.HasPrefix(base, "marker.")
 }
 
 // ReuseForWrite implements vfs.FS: Pebble writes over an old log, which spares the file
 // system some work. After an erasure the old content must go.
 func (f *storeFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if !f.forgetLogs.Load() {
-		return f.FS.ReuseForWrite(oldname, newname, category)
+		return f.watch(newname)(f.FS.ReuseForWrite(oldname, newname, category))
 	}
 	if err := f.Remove(oldname); err != nil {
 		return nil, err
@@ -39,8 +52,79 @@ func (f *storeFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteC
 	return f.Create(newname, category)
 }
 
+// OpenReadWrite implements vfs.FS.
+func (f *storeFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	return f.watch(name)(f.FS.OpenReadWrite(name, category, opts...))
+}
+
+// OpenDir implements vfs.FS.
+func (f *storeFS) OpenDir(name string) (vfs.File, error) {
+	return f.watch(name)(f.FS.OpenDir(name))
+}
+
 // Unwrap implements vfs.FS.
 func (f *storeFS) Unwrap() vfs.FS { return f.FS }
+
+// watch returns a function that takes a file as it was opened for writing, and lets its
+// failures be known.
+func (f *storeFS) watch(name string) func(vfs.File, error) (vfs.File, error) {
+	critical := f.critical(name)
+	return func(file vfs.File, err error) (vfs.File, error) {
+		if err != nil {
+			if critical {
+				f.failed(fmt.Errorf("making %s: %w", name, err))
+			}
+			return nil, err
+		}
+		return &watchedFile{File: file, name: name, critical: critical, failed: f.failed}, nil
+	}
+}
+
+// watchedFile tells failed of every sync that fails and, if it is critical, of writes.
+type watchedFile struct {
+	vfs.File
+	name     string
+	critical bool
+	failed   func(error)
+}
+
+// check lets a failed sync be known.
+func (f *watchedFile) check(err error) error {
+	if err != nil {
+		f.failed(fmt.Errorf("syncing %s: %w", f.name, err))
+	}
+	return err
+}
+
+// Write implements vfs.File.
+func (f *watchedFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	if err != nil && f.critical {
+		f.failed(fmt.Errorf("writing %s: %w", f.name, err))
+	}
+	return n, err
+}
+
+// Close implements vfs.File.
+func (f *watchedFile) Close() error {
+	err := f.File.Close()
+	if err != nil && f.critical {
+		f.failed(fmt.Errorf("closing %s: %w", f.name, err))
+	}
+	return err
+}
+
+// Sync implements vfs.File.
+func (f *watchedFile) Sync() error { return f.check(f.File.Sync()) }
+
+// SyncData implements vfs.File.
+func (f *watchedFile) SyncData() error { return f.check(f.File.SyncData()) }
+
+// SyncTo implements vfs.File.
+func (f *watchedFile) SyncTo(length int64) (bool, error) {
+	full, err := f.File.SyncTo(length)
+	return full, f.check(err)
+}
 
 // makeDirectory makes a directory and what is missing above it, durably.
 func makeDirectory(fsys vfs.FS, dir string) error {

@@ -70,6 +70,7 @@ func newStore(dir string, opts Options) *Store {
 		options:  opts,
 		readOnly: opts.ReadOnly,
 	}
+	s.fs.failed = s.fail
 	head := storage.EmptyHead()
 	s.head.Store(&head)
 	return s
@@ -166,10 +167,10 @@ func (s *Store) acquire() error {
 	return fmt.Errorf("%w: %w", storage.ErrLocked, err)
 }
 
-// release closes what opening has opened so far, because of err. After a failed write
-// Pebble and the lock stay as they are; see Close.
+// release closes Pebble, if it is open, and unlocks the directory; err is why. After a
+// failed write both stay as they are; see Close.
 func (s *Store) release(err error) error {
-	if s.refused.Load() != nil {
+	if s.failed.Load() {
 		return err
 	}
 	if s.db != nil {

@@ -84,17 +84,25 @@ func (l *logger) Errorf(format string, args ...any) {
 // Fatalf must not return: Pebble calls it where it cannot go on. In a call of ours the
 // panic ends in guard; in the background it ends the process.
 func (l *logger) Fatalf(format string, args ...any) {
-	err := fmt.Errorf(format, args...)
+	err := &fatalError{text: fmt.Sprintf(format, args...)}
+	for _, a := range args {
+		if cause, ok := a.(error); ok {
+			err.cause = cause
+		}
+	}
 	l.s.fail(err)
-	panic(&fatalError{err})
+	panic(err)
 }
 
 // fatalError is what Fatalf panics with.
-type fatalError struct{ err error }
+type fatalError struct {
+	text  string
+	cause error // May be nil.
+}
 
-func (e *fatalError) Error() string { return e.err.Error() }
+func (e *fatalError) Error() string { return e.text }
 
-func (e *fatalError) Unwrap() error { return e.err }
+func (e *fatalError) Unwrap() error { return e.cause }
 
 // panicError is another panic of Pebble.
 type panicError struct{ value any }

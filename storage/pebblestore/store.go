@@ -13,7 +13,6 @@ package pebblestore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -36,10 +35,10 @@ type Options struct {
 	// ReadOnly opens the store without writing anything but the lock. Nobody else may
 	// have it open.
 	ReadOnly bool
-	// OnFatal is called once, when a write failed with unknown outcome. From then on
-	// every write is refused with the same error, and the process should end: open
-	// the store anew in another. When the failure was in the background and OnFatal
-	// returns (or is nil), Pebble cannot go on and the process panics.
+	// OnFatal is called once, when a sync failed or a write has an unknown outcome. From
+	// then on every write is refused with the same error, and the process should end at
+	// once: the caller's OnFatal says why and exits. It may be called in a goroutine of
+	// Pebble. If it returns or is nil, a failure in the background panics.
 	OnFatal func(error)
 	// CacheBytes is the size of the block cache, 0 for DefaultCacheBytes.
 	CacheBytes int64
@@ -56,8 +55,10 @@ type Store struct {
 	lock    io.Closer
 	log     *slog.Logger
 	options Options
-	// refused is set when writes are refused for good.
+	// refused is set when writes are refused for good; failed when that is because a
+	// write failed, so that Pebble may hold locks and the disk be anything.
 	refused  atomic.Pointer[refusal]
+	failed   atomic.Bool
 	onFatal  sync.Once
 	readOnly bool
 
@@ -115,6 +116,7 @@ func (s *Store) refuse(err error) {
 
 // fail is refuse for a write whose outcome is unknown.
 func (s *Store) fail(err error) {
+	s.failed.Store(true)
 	s.refuse(err)
 	s.onFatal.Do(func() {
 		if s.options.OnFatal != nil {
@@ -146,20 +148,22 @@ func (s *Store) Close() error {
 	if again {
 		return nil
 	}
-	if r := s.refused.Load(); r != nil {
-		return fmt.Errorf("closing the store in %s: %w", s.dir, r.err)
-	}
-	var errs []error
-	if !s.readOnly {
-		errs = append(errs, s.flush())
-	}
-	if s.refused.Load() == nil {
-		errs = append(errs, guard(s.db.Close), s.lock.Close())
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := s.close(); err != nil {
 		return fmt.Errorf("closing the store in %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+func (s *Store) close() error {
+	if s.refused.Load() == nil && !s.readOnly {
+		if err := s.flush(); err != nil {
+			return s.release(err)
+		}
+	}
+	if s.failed.Load() {
+		return s.refused.Load().err
+	}
+	return s.release(nil)
 }
 
 // flush moves everything to tables and notes how far the store has come.
