@@ -199,7 +199,7 @@ func (a *app) ingest(ctx context.Context, cmd *cobra.Command, c *client.Client, 
 	}
 	cfg := ingest.Config{
 		Importer: imp, Inputs: inputs, SkippedFiles: skipped, Stdin: cmd.InOrStdin(),
-		Appender: printing{stream, print}, Rejects: ingest.NewRejectFile(rejects),
+		Appender: printing{stream, c, print}, Rejects: ingest.NewRejectFile(rejects),
 	}
 	if isTerminal(cmd.ErrOrStderr()) {
 		bar := progressbar.NewOptions64(ingest.TotalSize(inputs), progressbar.OptionSetWriter(cmd.ErrOrStderr()),
@@ -214,7 +214,8 @@ func (a *app) ingest(ctx context.Context, cmd *cobra.Command, c *client.Client, 
 // printing is an appender that shows each result.
 type printing struct {
 	*client.Appender
-	print func(*keytrailv1.KeyEvent, *rpc.AppendResult) error
+	client *client.Client
+	print  func(*keytrailv1.KeyEvent, *rpc.AppendResult) error
 }
 
 func (p printing) Append(ctx context.Context, events []*keytrailv1.KeyEvent) ([]*rpc.AppendResult, error) {
@@ -228,6 +229,15 @@ func (p printing) Append(ctx context.Context, events []*keytrailv1.KeyEvent) ([]
 		}
 	}
 	return results, nil
+}
+
+// Event implements ingest.EventGetter, so that a conflict can say what differs.
+func (p printing) Event(ctx context.Context, index uint64) (*keytrailv1.KeyEvent, error) {
+	res, err := p.client.GetEntry(ctx, &rpc.GetEntryRequest{Index: index})
+	if err != nil {
+		return nil, err
+	}
+	return res.GetEntry().GetKeyEvent(), nil
 }
 
 // summary prints what an import came to and gives its exit status.

@@ -1,5 +1,3 @@
-//go:build interop
-
 package policy_test
 
 import (
