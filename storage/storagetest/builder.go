@@ -47,6 +47,10 @@ func (b *Builder) At(n int) *Builder {
 	return &Builder{Head: b.heads[n], heads: b.heads[:n+1], entries: b.entries[:b.heads[n].Size], nodes: b.nodes}
 }
 
+// Forget drops the entries made so far, to save memory in a benchmark. What it has built
+// cannot be compared with a store any more.
+func (b *Builder) Forget() { b.entries, b.heads = nil, nil }
+
 // Entry returns the entry that Batch makes for an index: both parts differ from those of
 // any other index, and have sizes that vary.
 func Entry(index uint64) storage.Entry {

@@ -1,0 +1,122 @@
+package pebblestore_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/storage/storagetest"
+)
+
+// payload is what an event costs: 32 random bytes of salt and a record of 528 bytes whose
+// text repeats as that of key events does.
+func payload(r *rand.ChaCha8, index uint64) []byte {
+	p := make([]byte, 32, 560)
+	_, _ = r.Read(p)
+	p = fmt.Appendf(p, "\x0a\x24%08x-%04x-4%03x-8%03x-%012x\x12\x08tenant-%d\x1a\x4barn:aws:kms:eu-central-1:%012d:key/%08x-0000-4000-8000-%012x",
+		r.Uint64()>>32, r.Uint64()>>48, r.Uint64()>>52, r.Uint64()>>52, r.Uint64()>>16, index%50, index%1000, index%5000, index%5000)
+	p = fmt.Appendf(p, "\x22\x07Decrypt\x2a\x60arn:aws:sts::%012d:assumed-role/service-%d/i-%017x\x32\x0d10.%d.%d.%d\x3a\x20", index%1000, index%200, r.Uint64()>>4, index%200, index%31, index%251)
+	digest := make([]byte, 32)
+	_, _ = r.Read(digest)
+	p = append(p, digest...)
+	const rest = "\x42\x15eu-central-1.kms.aws.\x4a\x07success\x52\x1fSYMMETRIC_DEFAULT/AES_256_GCM/v1\x5a\x2aaws-sdk-go-v2/1.30 os/linux lang/go md/amd64\x62\x10application/json\x6a\x40encryption context: purpose=database, service=orders, stage=prod"
+	for len(p) < 560 {
+		p = append(p, rest[:min(len(rest), 560-len(p))]...)
+	}
+	return p
+}
+
+// BenchmarkCommit commits batches of 33-byte leaves and 560-byte payloads to a disk, and
+// reports entries per second, bytes on disk per entry after closing, and the largest
+// memory of the process.
+func BenchmarkCommit(b *testing.B) {
+	for _, n := range []int{1, 64, 1000} {
+		b.Run(fmt.Sprint("batch=", n), func(b *testing.B) {
+			ctx := context.Background()
+			dir := b.TempDir()
+			s := create(b, dir, pebblestore.Options{})
+			batches := storagetest.NewBuilder()
+			r := rand.NewChaCha8([32]byte{})
+			total := 0
+			var commit time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				batch := batches.BatchOf(b, benchEntries(r, total, n))
+				batches.Forget()
+				b.StartTimer()
+				begin := time.Now()
+				if err := s.Commit(ctx, batch); err != nil {
+					b.Fatal(err)
+				}
+				commit += time.Since(begin)
+				total += n
+			}
+			closeStore(b, s)
+			b.ReportMetric(float64(total)/commit.Seconds(), "entries/s")
+			b.ReportMetric(float64(diskUsage(b, dir))/float64(total), "disk-B/entry")
+			b.ReportMetric(float64(peakMemory(b))/1e6, "peak-MB")
+		})
+	}
+}
+
+func benchEntries(r *rand.ChaCha8, from, n int) []storage.Entry {
+	entries := make([]storage.Entry, n)
+	for i := range entries {
+		leaf := make([]byte, 33)
+		leaf[0] = 1
+		_, _ = r.Read(leaf[1:])
+		entries[i] = storage.Entry{Leaf: leaf, Payload: payload(r, uint64(from+i))}
+	}
+	return entries
+}
+
+// diskUsage returns the size of the files below a directory.
+func diskUsage(b *testing.B, dir string) int64 {
+	var size int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return size
+}
+
+// peakMemory returns the largest resident size of the process in bytes, 0 where the
+// system does not tell.
+func peakMemory(b *testing.B) int64 {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if kb, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.ParseInt(strings.Fields(kb)[0], 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return n << 10
+		}
+	}
+	return 0
+}
