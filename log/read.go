@@ -3,6 +3,7 @@ package log
 import (
 	"context"
 	"fmt"
+	"io/fs"
 
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/receipt"
@@ -76,10 +77,11 @@ func (l *Log) Consistency(ctx context.Context, from, to uint64) ([]prove.Hash, u
 	return hashes, to, pub, err
 }
 
-// RootAt returns the root of the tree at a published size.
+// RootAt returns the root of the tree at a published size; a larger one is fs.ErrNotExist,
+// as package view expects of its source.
 func (l *Log) RootAt(ctx context.Context, size uint64) ([32]byte, error) {
 	if pub := l.Published(); size > pub.Size {
-		return prove.Hash{}, fmt.Errorf("%w: size %d, published are %d", ErrUnpublished, size, pub.Size)
+		return prove.Hash{}, fmt.Errorf("reading the root at size %d of %d published: %w", size, pub.Size, fs.ErrNotExist)
 	}
 	return l.prover.Root(ctx, size)
 }

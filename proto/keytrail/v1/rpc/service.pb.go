@@ -857,7 +857,8 @@ func (x *GetEntryResponse) GetEntry() *Entry {
 
 type ListEntriesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All that are set must match; several operations or outcomes mean any of them.
+	// All that are set must match; several operations or outcomes mean any of them. An
+	// operation matches an event's operation and those in its also.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	KeyRef string `protobuf:"bytes,2,opt,name=key_ref,json=keyRef,proto3" json:"key_ref,omitempty"`
 	// Actor's id or display name.
@@ -869,7 +870,8 @@ type ListEntriesRequest struct {
 	TimeTo   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=time_to,json=timeTo,proto3" json:"time_to,omitempty"`
 	// Newest first.
 	Descending bool `protobuf:"varint,8,opt,name=descending,proto3" json:"descending,omitempty"`
-	// 1 to 1,000; 0 means 100. A page may hold fewer while more follow.
+	// 1 to 1,000; 0 means 100. A page may hold fewer, even none, while more follow: one
+	// call does a bounded amount of work.
 	PageSize uint32 `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the response before, with the same filter.
 	PageToken     string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -982,7 +984,7 @@ type ListEntriesResponse struct {
 	Entries []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	// Empty when nothing follows.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// Size of the published tree that the answer covers.
+	// Size of the published tree that the answer covers: the same on all pages of a list.
 	TreeSize      uint64 `protobuf:"varint,3,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
