@@ -93,6 +93,10 @@ func (l *Log) Submit(ctx context.Context, producer string, events []Event) (*Cal
 	}
 	for i := range events {
 		if err := l.look(ctx, c, i, &events[i]); err != nil {
+			if errors.Is(err, index.ErrDamaged) { // A restart rebuilds it.
+				l.fail(err)
+				return nil, fmt.Errorf("%w: %w", ErrStopped, err)
+			}
 			return nil, err
 		}
 	}
@@ -115,12 +119,10 @@ func (l *Log) accepts() error {
 	if !l.pool.isClosed() {
 		return nil
 	}
-	select {
-	case <-l.failed:
-		return fmt.Errorf("%w: %w", ErrStopped, l.failure)
-	default:
-		return ErrStopping
+	if err := l.cause(); err != nil {
+		return fmt.Errorf("%w: %w", ErrStopped, err)
 	}
+	return ErrStopping
 }
 
 // look asks the index for one event and its key, in the caller's goroutine, so that the
@@ -200,7 +202,7 @@ func (l *Log) catchUp(ctx context.Context, head storage.Head) error {
 			ok = root == cur.Root
 		}
 		if !ok {
-			l.logger.Warn("index belongs to another state of the log and is rebuilt", slog.Uint64("size", cur.Size))
+			l.logger.WarnContext(ctx, "index belongs to another state of the log and is rebuilt", slog.Uint64("size", cur.Size))
 			if err := l.index.Reset(); err != nil {
 				return err
 			}
@@ -210,7 +212,7 @@ func (l *Log) catchUp(ctx context.Context, head storage.Head) error {
 	if cur.Size == head.Size {
 		return nil
 	}
-	l.logger.Info("index catches up", slog.Uint64("from", cur.Size), slog.Uint64("to", head.Size))
+	l.logger.InfoContext(ctx, "index catches up", slog.Uint64("from", cur.Size), slog.Uint64("to", head.Size))
 	const step = 4096
 	rows := make([]index.Row, 0, step)
 	for at := cur.Size; at < head.Size; at += uint64(len(rows)) {

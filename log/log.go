@@ -177,7 +177,20 @@ func (l *Log) Run(ctx context.Context) error {
 	l.pool.close()
 	l.submitting.Lock()
 	defer l.submitting.Unlock()
+	if err == nil {
+		err = l.cause()
+	}
 	return err
+}
+
+// cause returns why the log has stopped after a failure, nil when it has not.
+func (l *Log) cause() error {
+	select {
+	case <-l.failed:
+		return l.failure
+	default:
+		return nil
+	}
 }
 
 // fail stops the log for good.

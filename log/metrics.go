@@ -57,7 +57,12 @@ func (l *Log) Metrics() []prometheus.Collector {
 		gauge("published_size", "Entries under the latest published checkpoint.",
 			func() float64 { return float64(l.Published().Size) }),
 		gauge("published_timestamp_seconds", "When the latest checkpoint was published, since 1970.",
-			func() float64 { return float64(l.Published().At.UnixNano()) / 1e9 }),
+			func() float64 {
+				if at := l.Published().At; !at.IsZero() {
+					return float64(at.UnixNano()) / 1e9
+				}
+				return 0
+			}),
 		gauge("pending_events", "Events that wait for the next batch.", func() float64 { return float64(l.pool.depth()) }),
 	}
 }

@@ -112,16 +112,16 @@ func (p *publisher) loadCheckpoint(ctx context.Context, signed ledger.State, hea
 	}
 	cp, err := p.verifyOwn(note)
 	if err != nil {
-		return fmt.Errorf("reading the published checkpoint: %w", err)
+		return &RefusalError{
+			Reason: fmt.Sprintf("the published checkpoint in the store is not one of this log: %v (the store holds %d entries, the signer's ledger has signed %d)", err, head.Size, signed.Size),
+			Remedy: "start the log with the keys and the origin that it was made with; if they are right, run keytrail fsck and bring back a copy of the store that is not damaged",
+		}
 	}
 	if cp.Size > signed.Size {
 		return &RefusalError{
 			Reason: fmt.Sprintf("a checkpoint of %d entries is published, but the signer's ledger knows only of %d: the ledger was set back or replaced", cp.Size, signed.Size),
 			Remedy: "bring back the ledger; if it is lost, give it the newest checkpoint that anyone holds: keytrail ledger adopt --dir DIR CHECKPOINT",
 		}
-	}
-	if cp.Size > head.Size {
-		return fmt.Errorf("%w: checkpoint of %d entries over a store of %d", storage.ErrCorrupt, cp.Size, head.Size)
 	}
 	if err := p.sameTree(ctx, ledger.State{Size: cp.Size, Root: cp.Root}, head, "the published checkpoint states"); err != nil {
 		return err
@@ -136,7 +136,7 @@ func (p *publisher) loadCheckpoint(ctx context.Context, signed ledger.State, hea
 func (p *publisher) verifyOwn(note []byte) (checkpoint.Checkpoint, error) {
 	cp, sigs, err := checkpoint.ParseNote(note)
 	if err != nil {
-		return cp, fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
+		return cp, err
 	}
 	if cp.Origin != p.log.cfg.Origin {
 		return cp, fmt.Errorf("checkpoint is of %q, this log is %q", cp.Origin, p.log.cfg.Origin)
@@ -148,7 +148,7 @@ func (p *publisher) verifyOwn(note []byte) (checkpoint.Checkpoint, error) {
 				continue
 			}
 			if _, err := key.Verify(cp, s); err != nil {
-				return cp, fmt.Errorf("%w: signature of %s: %w", storage.ErrCorrupt, key.Type(), err)
+				return cp, fmt.Errorf("signature of %s: %w", key.Type(), err)
 			}
 			good++
 		}
@@ -195,10 +195,8 @@ func (p *publisher) run(ctx context.Context) error {
 
 // last publishes once more at the end, unless writing failed: then nothing is sure.
 func (p *publisher) last(ctx context.Context) error {
-	select {
-	case <-p.log.failed:
+	if p.log.cause() != nil {
 		return nil
-	default:
 	}
 	if err := p.publish(ctx); err != nil {
 		p.log.fail(err)
@@ -238,7 +236,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	p.changed = make(chan struct{})
 	p.mu.Unlock()
 	p.log.metrics.publish.Observe(time.Since(begin).Seconds())
-	p.log.logger.Debug("checkpoint published", slog.Uint64("size", cp.Size))
+	p.log.logger.DebugContext(ctx, "checkpoint published", slog.Uint64("size", cp.Size))
 	return nil
 }
 
@@ -274,8 +272,10 @@ func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
 	for i := range hashes {
 		path[i] = hashes[i][:]
 	}
-	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, signed.Size, head.Size, path, signed.Root[:], head.Root[:]); err != nil {
-		return refuse("the tree of %d entries does not extend the signed one of %d: %v", head.Size, signed.Size, err)
+	err = proof.VerifyConsistency(rfc6962.DefaultHasher, signed.Size, head.Size, path, signed.Root[:], head.Root[:])
+	if err != nil { // says no more than that, over several lines
+		return refuse("stored nodes do not prove that the tree of %d entries with root %x extends the signed one of %d entries with root %x",
+			head.Size, head.Root, signed.Size, signed.Root)
 	}
 	return nil
 }

@@ -89,10 +89,8 @@ func (s *sequencer) writeBatches(ctx context.Context) error {
 		if len(s.calls) == 0 {
 			return nil
 		}
-		select {
-		case <-s.log.failed:
-			return s.finish(fmt.Errorf("%w: %w", ErrStopped, s.log.failure))
-		default:
+		if err := s.log.cause(); err != nil {
+			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
 		}
 		if err := s.write(ctx); err != nil {
 			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
@@ -147,7 +145,7 @@ func (s *sequencer) write(ctx context.Context) error {
 	s.head = next
 	s.log.durable.Store(next.Size)
 	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
-	s.log.logger.Debug("batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
+	s.log.logger.DebugContext(ctx, "batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
 	s.log.pub.wake()
 	s.rows <- applyJob{rows: b.indexRows(), cursor: index.Cursor{Size: next.Size, Root: next.Root}}
 	s.recent.rotate(s.log.index.Applied(), next.Size)

@@ -16,6 +16,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync/atomic"
 
@@ -76,10 +77,14 @@ type Options struct {
 
 // Index is an open index.
 type Index struct {
+	dir     string
+	fs      vfs.FS
+	logger  *slog.Logger
 	db      *pebble.DB
 	lock    *pebble.Lock
 	cursor  Cursor
 	applied atomic.Uint64
+	damaged atomic.Bool
 }
 
 // Open opens the index in dir and makes an empty one where there is none. A directory
@@ -104,31 +109,60 @@ func Open(dir string, opts Options) (*Index, error) {
 	return open(dir, opts)
 }
 
-// ErrLocked means that another process has the index open.
-var ErrLocked = errors.New("index: in use by another process")
+// Errors, to be matched with errors.Is.
+var (
+	// ErrLocked means that another process has the index open.
+	ErrLocked = errors.New("index: in use by another process")
+	// ErrDamaged means that the index's files are damaged: what it says can no longer be
+	// relied on. It is rebuilt when it is opened next.
+	ErrDamaged = errors.New("index: damaged; it is rebuilt from the log at the next start")
+)
+
+// damagedName is the file that asks the next Open to rebuild the index.
+const damagedName = "keytrail.damaged"
 
 func open(dir string, opts Options) (*Index, error) {
-	fs := opts.FS
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	x := &Index{dir: dir, fs: opts.FS, logger: opts.Logger}
+	if err := x.fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the index directory: %w", err)
 	}
-	lock, err := pebble.LockDirectory(dir, fs)
+	lock, err := pebble.LockDirectory(dir, x.fs)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s): %w", ErrLocked, dir, err)
 	}
-	o, cache := options(fs, lock, opts.Logger)
+	x.lock = lock
+	if _, err := x.fs.Stat(x.fs.PathJoin(dir, damagedName)); err == nil {
+		lock.Close()
+		return nil, ErrDamaged
+	}
+	o, cache := x.options()
 	defer cache.Unref() // the database holds a reference of its own
-	db, err := pebble.Open(dir, o)
-	if err != nil {
+	if x.db, err = pebble.Open(dir, o); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	x := &Index{db: db, lock: lock}
 	if err := x.load(); err != nil {
 		x.closeFiles()
 		return nil, err
 	}
 	return x, nil
+}
+
+// damage notes that the files are damaged, for this process and for the next.
+func (x *Index) damage(info pebble.DataCorruptionInfo) {
+	if x.damaged.Swap(true) {
+		return
+	}
+	if x.logger != nil {
+		x.logger.Error("index is damaged and is rebuilt at the next start", slog.String("path", info.Path), slog.Any("error", info.Details))
+	}
+	f, err := x.fs.Create(x.fs.PathJoin(x.dir, damagedName), vfs.WriteCategoryUnspecified)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil && x.logger != nil {
+		x.logger.Error("noting that the index is damaged; remove it by hand", slog.String("dir", x.dir), slog.Any("error", err))
+	}
 }
 
 func (x *Index) load() error {
@@ -163,11 +197,11 @@ const (
 	cacheBytes    = 48 << 20
 )
 
-func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) (*pebble.Options, *pebble.Cache) {
+func (x *Index) options() (*pebble.Options, *pebble.Cache) {
 	cache := pebble.NewCache(cacheBytes)
 	o := &pebble.Options{
-		FS:   fs,
-		Lock: lock,
+		FS:   x.fs,
+		Lock: x.lock,
 		// Rows that a crash takes are read from the log again, so they need no log of
 		// their own. A memtable reaches the disk whole or not at all, and the cursor
 		// with the rows that it speaks of: both are in one batch.
@@ -175,7 +209,9 @@ func options(fs vfs.FS, lock *pebble.Lock, logger *slog.Logger) (*pebble.Options
 		Cache:              cache,
 		MemTableSize:       memTableBytes,
 		FormatMajorVersion: pebble.FormatNewest,
-		Logger:             quiet{logger},
+		Logger:             quiet{x.logger},
+		// Pebble's own answer to damage is to end the process, again at every start.
+		EventListener: &pebble.EventListener{DataCorruption: x.damage},
 	}
 	// Nearly every lookup of an event id is for one that is not there; the filter
 	// answers it without reading a block.
@@ -198,7 +234,7 @@ func (x *Index) Event(id *[idSize]byte) (index uint64, ok bool, err error) {
 	var key [1 + idSize]byte
 	key[0] = rowEvent
 	copy(key[1:], id[:])
-	v, closer, err := x.db.Get(key[:])
+	v, closer, err := x.lookUp(key[:])
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, false, nil
 	}
@@ -217,7 +253,7 @@ func (x *Index) Key(id *[idSize]byte) (KeyHead, error) {
 	var key [1 + idSize]byte
 	key[0] = rowKey
 	copy(key[1:], id[:])
-	v, closer, err := x.db.Get(key[:])
+	v, closer, err := x.lookUp(key[:])
 	if errors.Is(err, pebble.ErrNotFound) {
 		return KeyHead{}, nil
 	}
@@ -229,6 +265,18 @@ func (x *Index) Key(id *[idSize]byte) (KeyHead, error) {
 		return KeyHead{}, fmt.Errorf("looking up a key: row has %d bytes", len(v))
 	}
 	return KeyHead{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}, nil
+}
+
+// lookUp reads a row. Nothing is said from damaged files, nor the absence of a row.
+func (x *Index) lookUp(key []byte) ([]byte, io.Closer, error) {
+	v, closer, err := x.db.Get(key)
+	if !x.damaged.Load() {
+		return v, closer, err
+	}
+	if err == nil {
+		_ = closer.Close() // What it read does not count.
+	}
+	return nil, nil, ErrDamaged
 }
 
 // Apply adds the rows of consecutive records, which end at c.

@@ -195,7 +195,8 @@ func TestOtherFormatIsRebuilt(t *testing.T) {
 }
 
 // TestDamagedDirectoryIsRebuilt damages one kind of file after the other: the index is
-// emptied or it is right as far as its cursor goes.
+// emptied, at once or at the start after it was noticed, or right as far as its cursor
+// goes.
 func TestDamagedDirectoryIsRebuilt(t *testing.T) {
 	damage := map[string]func(b []byte) []byte{
 		"emptied": func([]byte) []byte { return nil },
@@ -220,6 +221,12 @@ func TestDamagedDirectoryIsRebuilt(t *testing.T) {
 					t.Skipf("no file %s*", prefix)
 				}
 				x = open(t, dir, index.Options{})
+				id := eventID(50)
+				if _, _, err := x.Event(&id); errors.Is(err, index.ErrDamaged) {
+					// Noticed only now; the next start rebuilds it.
+					closeIndex(t, x)
+					x = open(t, dir, index.Options{})
+				}
 				b.check(t, x)
 				b = newBuilder()
 				if err := x.Reset(); err != nil {

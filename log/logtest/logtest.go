@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keytrail/keytrail/log"
@@ -32,6 +33,8 @@ const Origin = "log.test/keytrail"
 type Dir struct {
 	Path    string
 	Signers []*checkpoint.SignerKey
+	// IndexFS holds the index, nil for the operating system's file system.
+	IndexFS vfs.FS
 }
 
 // NewDir makes the directory of a new log.
@@ -62,9 +65,33 @@ func (d *Dir) Index() string { return filepath.Join(d.Path, "index") }
 // DropIndex loses the index, as an operator may while the log is stopped.
 func (d *Dir) DropIndex(t testing.TB) {
 	t.Helper()
-	if err := os.RemoveAll(d.Index()); err != nil {
+	fsys := d.IndexFS
+	if fsys == nil {
+		fsys = vfs.Default
+	}
+	if err := fsys.RemoveAll(d.Index()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ReadLedger returns the bytes of the ledger as they are.
+func (d *Dir) ReadLedger(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile(d.Ledger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// WithLedger returns another directory of the same log with the given ledger and no index.
+func (d *Dir) WithLedger(t testing.TB, ledger []byte) *Dir {
+	t.Helper()
+	c := &Dir{Path: t.TempDir(), Signers: d.Signers}
+	if err := os.WriteFile(c.Ledger(), ledger, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // Log is a log that runs.
@@ -94,7 +121,7 @@ func Open(t testing.TB, d *Dir, s storage.Store) *Log {
 // TryOpen is Open for tests that expect it to fail.
 func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	t.Helper()
-	x, err := index.Open(d.Index(), index.Options{})
+	x, err := index.Open(d.Index(), index.Options{FS: d.IndexFS})
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +150,30 @@ func (l *Log) Stop() error {
 		l.err = errors.Join(<-l.ended, l.index.Close(), l.ledger.Close())
 	})
 	return l.err
+}
+
+// CloseLedger takes the ledger's file from under the running log, so that its next write
+// fails.
+func (l *Log) CloseLedger(t testing.TB) {
+	t.Helper()
+	if err := l.ledger.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// AwaitPublished waits until size entries are published, and a checkpoint at all.
+func (l *Log) AwaitPublished(t testing.TB, size uint64) log.Published {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		if pub := l.Published(); pub.Note != nil && pub.Size >= size {
+			return pub
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("published %d of %d entries", l.Published().Size, size)
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // Wait waits until the log has ended by itself and returns what Run returned.
