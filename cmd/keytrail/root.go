@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -107,9 +106,4 @@ func (a *app) explain(err error) error {
 		return errors.New("interrupted")
 	}
 	return text
-}
-
-// warn writes a line for people to standard error.
-func warn(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, "keytrail: "+format+"\n", args...)
 }

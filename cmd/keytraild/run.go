@@ -137,7 +137,7 @@ func loadTLS(c logdir.TLS) (*tls.Config, error) {
 // way back: take no more calls, write and publish what was taken, let the views end,
 // close the files.
 func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Logger, stdout io.Writer) (err error) {
-	logger.Info("starting", slog.String("dir", d.Path), slog.Any("config", d.Config), slog.String("version", cli.Version()))
+	logger.InfoContext(ctx, "starting", slog.String("dir", d.Path), slog.Any("config", d.Config), slog.String("version", cli.Version()))
 	closing := func(what string, f func() error) {
 		if closeErr := f(); closeErr != nil {
 			err = errors.Join(err, fmt.Errorf("closing the %s: %w", what, closeErr))
@@ -228,7 +228,7 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	})
 	group.Go(func() error {
 		<-failed.Done()
-		logger.Info("stopping")
+		logger.InfoContext(ctx, "stopping")
 		srv.Shutdown()
 		stopGRPC(g)
 		stopLog()
@@ -239,12 +239,12 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 		return nil
 	})
 	fmt.Fprintf(stdout, "ready grpc=%s http=%s\n", grpcLis.Addr(), httpLis.Addr())
-	logger.Info("serving", slog.String("grpc", grpcLis.Addr().String()), slog.String("http", httpLis.Addr().String()),
+	logger.InfoContext(ctx, "serving", slog.String("grpc", grpcLis.Addr().String()), slog.String("http", httpLis.Addr().String()),
 		slog.Uint64("size", l.DurableSize()))
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	logger.Info("stopped", slog.Uint64("size", l.DurableSize()), slog.Uint64("published", l.Published().Size))
+	logger.InfoContext(ctx, "stopped", slog.Uint64("size", l.DurableSize()), slog.Uint64("published", l.Published().Size))
 	return nil
 }
 
