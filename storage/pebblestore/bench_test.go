@@ -120,3 +120,28 @@ func peakMemory(b *testing.B) int64 {
 	}
 	return 0
 }
+
+// BenchmarkTile reads tiles of level 0, which are hashed from leaves, and of level 1.
+func BenchmarkTile(b *testing.B) {
+	ctx := context.Background()
+	s := create(b, b.TempDir(), pebblestore.Options{})
+	batches := storagetest.NewBuilder()
+	r := rand.NewChaCha8([32]byte{})
+	for i := range 66 {
+		if err := s.Commit(ctx, batches.BatchOf(b, benchEntries(r, i*1000, 1000))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for level := range uint8(2) {
+		b.Run(fmt.Sprint("level=", level), func(b *testing.B) {
+			index := uint64(0)
+			for b.Loop() {
+				if _, err := s.Tile(ctx, level, index%storage.Complete(66_000, level+1), storage.TileWidth); err != nil {
+					b.Fatal(err)
+				}
+				index += 97
+			}
+		})
+	}
+	closeStore(b, s)
+}

@@ -186,7 +186,7 @@ func (s *Store) openPebble(name string) error {
 	})
 	if err = corrupt(err); errors.Is(notExist(err), fs.ErrNotExist) {
 		// The caller asks for ErrNotExist where there is no store.
-		return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+		return fmt.Errorf("%w: %s", storage.ErrCorrupt, err.Error())
 	}
 	return err
 }

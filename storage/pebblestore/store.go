@@ -110,7 +110,7 @@ func (s *Store) writable() error {
 // refuse makes the store refuse all further writes because of err.
 func (s *Store) refuse(err error) {
 	if s.refused.CompareAndSwap(nil, &refusal{err}) {
-		s.log.Error("the store takes no further writes", "dir", s.dir, "err", err)
+		s.log.Error("the store takes no further writes", slog.String("dir", s.dir), slog.Any("err", err))
 	}
 }
 

@@ -54,7 +54,7 @@ func testRanges(t *testing.T, open Open) {
 			}
 			return nil
 		})
-		if err != stop || n != 300 {
+		if err != stop || n != 300 { //nolint:errorlint // The contract: as it is.
 			t.Errorf("%s ended by fn: %v after %d, want its own error after 300", name, err, n)
 		}
 		// fn may use the store.
