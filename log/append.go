@@ -125,8 +125,8 @@ func (l *Log) accepts() error {
 	return ErrStopping
 }
 
-// look asks the index for one event and its key, in the caller's goroutine, so that the
-// sequencer seldom has to.
+// look asks the index for one event, in the caller's goroutine, so that the sequencer
+// seldom has to.
 func (l *Log) look(ctx context.Context, c *Call, i int, ev *Event) error {
 	it := item{event: ev, result: i, seen: l.index.Applied()}
 	at, ok, err := l.index.Event(&ev.id)
@@ -136,11 +136,6 @@ func (l *Log) look(ctx context.Context, c *Call, i int, ev *Event) error {
 	if ok {
 		c.results[i], err = l.settle(ctx, ev, at)
 		return err
-	}
-	if ev.hasKey {
-		if it.key, err = l.index.Key(&ev.key); err != nil {
-			return err
-		}
 	}
 	c.items = append(c.items, it)
 	c.bytes += len(ev.bytes)

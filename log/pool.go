@@ -3,8 +3,6 @@ package log
 import (
 	"context"
 	"sync"
-
-	"github.com/keytrail/keytrail/log/index"
 )
 
 // Limits of one batch. A larger one would only make its first events wait for its last.
@@ -27,10 +25,8 @@ type Call struct {
 type item struct {
 	event  *Event
 	result int // index into Call.results
-	// seen is how many records the index had taken when it was asked for the event and
-	// its key, and key is what it said of the key.
+	// seen is how many records the index had taken when it was asked for the event.
 	seen uint64
-	key  index.KeyHead
 }
 
 // Wait returns the results, one for each event in order, once all events of the call are

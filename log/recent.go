@@ -1,26 +1,22 @@
 package log
 
-import "github.com/keytrail/keytrail/log/index"
-
 // generation is how many events a generation of recent holds before the next begins.
 const generation = 1 << 14
 
-// recent remembers the events and keys of the last records, which the index may not have
-// taken yet or had not when a caller asked it. It holds two generations; together they
-// cover every record from floor on.
+// recent remembers the event ids of the last records, which the index may not have taken
+// yet or had not when a caller asked it. It holds two generations; together they cover
+// every record from floor on.
 //
 // So an item whose caller asked the index after it had taken floor records needs no other
 // question than recent, and memory stays flat.
 type recent struct {
-	events, oldEvents map[[32]byte]uint64
-	keys, oldKeys     map[[32]byte]index.KeyHead
-	start, oldStart   uint64
+	ids, oldIDs     map[[32]byte]uint64
+	start, oldStart uint64
 }
 
 func newRecent(size uint64) recent {
 	return recent{
-		events: make(map[[32]byte]uint64), oldEvents: make(map[[32]byte]uint64),
-		keys: make(map[[32]byte]index.KeyHead), oldKeys: make(map[[32]byte]index.KeyHead),
+		ids: make(map[[32]byte]uint64), oldIDs: make(map[[32]byte]uint64),
 		start: size, oldStart: size,
 	}
 }
@@ -28,35 +24,24 @@ func newRecent(size uint64) recent {
 // floor is the first record that recent knows of.
 func (r *recent) floor() uint64 { return r.oldStart }
 
-func (r *recent) event(id [32]byte) (uint64, bool) {
-	at, ok := r.events[id]
+// find returns the index of the record with an event id.
+func (r *recent) find(id [32]byte) (uint64, bool) {
+	at, ok := r.ids[id]
 	if !ok {
-		at, ok = r.oldEvents[id]
+		at, ok = r.oldIDs[id]
 	}
 	return at, ok
 }
 
-func (r *recent) key(id [32]byte) (index.KeyHead, bool) {
-	h, ok := r.keys[id]
-	if !ok {
-		h, ok = r.oldKeys[id]
-	}
-	return h, ok
-}
-
-func (r *recent) setEvent(id [32]byte, at uint64) { r.events[id] = at }
-
-func (r *recent) setKey(id [32]byte, h index.KeyHead) { r.keys[id] = h }
+func (r *recent) add(id [32]byte, at uint64) { r.ids[id] = at }
 
 // rotate forgets the older generation when the younger is full and the index has taken
 // everything that would be forgotten.
 func (r *recent) rotate(applied, size uint64) {
-	if len(r.events) < generation || applied < r.start {
+	if len(r.ids) < generation || applied < r.start {
 		return
 	}
-	clear(r.oldEvents)
-	clear(r.oldKeys)
-	r.events, r.oldEvents = r.oldEvents, r.events
-	r.keys, r.oldKeys = r.oldKeys, r.keys
+	clear(r.oldIDs)
+	r.ids, r.oldIDs = r.oldIDs, r.ids
 	r.oldStart, r.start = r.start, size
 }

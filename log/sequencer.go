@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/record"
@@ -24,7 +26,10 @@ type sequencer struct {
 	head     storage.Head
 	frontier frontier
 	recent   recent
-	rows     chan applyJob
+	// keys holds the last record of the keys used last. It is larger than what the index
+	// can lag behind, so that a key that is not in it is up to date in the index.
+	keys *simplelru.LRU[[32]byte, index.KeyHead]
+	rows chan applyJob
 
 	// Reused from batch to batch.
 	calls []*Call
@@ -50,8 +55,13 @@ type applyJob struct {
 	cursor index.Cursor
 }
 
-// applyQueue is how many batches the index may lag behind before commits wait for it.
-const applyQueue = 16
+// applyQueue is how many batches may wait for the index before commits wait for it;
+// cachedKeys is more than the events of these, the one that is being indexed, and the one
+// that is being made.
+const (
+	applyQueue = 4
+	cachedKeys = 1 << 16
+)
 
 func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, error) {
 	hashes, err := storage.Frontier(ctx, l.store, head)
@@ -64,6 +74,9 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 		copy(s.frontier.roots[i][:], hashes[i])
 	}
 	s.recent = newRecent(head.Size)
+	if s.keys, err = simplelru.NewLRU[[32]byte, index.KeyHead](cachedKeys, nil); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -164,9 +177,8 @@ func (s *sequencer) now() time.Time {
 // place gives one event its record, or finds that it has one.
 func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time) error {
 	ev := it.event
-	stale := it.seen < s.recent.floor()
-	at, dup := s.recent.event(ev.id)
-	if !dup && stale {
+	at, dup := s.recent.find(ev.id)
+	if !dup && it.seen < s.recent.floor() {
 		var err error
 		if at, dup, err = s.log.index.Event(&ev.id); err != nil {
 			return err
@@ -178,26 +190,28 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 	next := s.head.Size + uint64(len(s.batch.records))
 	r := record.Record{Index: next, LoggedAt: now, Producer: c.producer, KeyEvent: ev.bytes}
 	if ev.hasKey {
-		last, ok := s.recent.key(ev.key)
-		if !ok {
-			last = it.key
-			if stale {
-				var err error
-				if last, err = s.log.index.Key(&ev.key); err != nil {
-					return err
-				}
-			}
+		last, err := s.lastOf(&ev.key)
+		if err != nil {
+			return err
 		}
 		r.KeySequence, r.PreviousIndex = last.Sequence+1, last.Index
-		s.recent.setKey(ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
+		s.keys.Add(ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
 	}
-	s.recent.setEvent(ev.id, next)
+	s.recent.add(ev.id, next)
 	s.batch.records = append(s.batch.records, r)
 	s.batch.events = append(s.batch.events, ev)
 	c.results[it.result] = Result{
 		Index: next, LoggedAt: now, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex,
 	}
 	return nil
+}
+
+// lastOf returns the last record of a key.
+func (s *sequencer) lastOf(key *[32]byte) (index.KeyHead, error) {
+	if h, ok := s.keys.Get(*key); ok {
+		return h, nil
+	}
+	return s.log.index.Key(key)
 }
 
 // duplicate answers an event whose id stands at an index, perhaps in this very batch.
