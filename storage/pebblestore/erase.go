@@ -14,8 +14,9 @@ const maxErase = 100_000
 
 // ErasePayloads implements storage.Store. When it returns, the payloads cannot be read
 // any more, also after a power loss, and the tables that held them have been written
-// anew without them, as have the logs. Files that a reading under way still needs go
-// when that ends; what the disk does with freed blocks is beyond the store.
+// anew without them, as have the logs. The old tables are deleted in the background a
+// moment later, or when a reading that needs them ends; Close waits for it. What the disk
+// does with freed blocks is beyond the store.
 //
 // When it returns an error after the marks were written, erase again: the payloads are
 // gone from sight but their bytes may still be in a file.
