@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -118,6 +119,12 @@ func (c *checker) problem(where, format string, args ...any) {
 	c.report.Problems = append(c.report.Problems, Problem{where, fmt.Sprintf(format, args...)})
 }
 
+// reason is the first line of an error; what Pebble adds below is for its developers.
+func reason(err error) string {
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return first
+}
+
 // loadCheckpoint reads and verifies the published checkpoint, if there is one.
 func (c *checker) loadCheckpoint(ctx context.Context) {
 	if c.opts.CheckpointCell == "" {
@@ -128,7 +135,7 @@ func (c *checker) loadCheckpoint(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		c.problem("checkpoint", "cannot be read: %v", err)
+		c.problem("checkpoint", "cannot be read: %s", reason(err))
 		return
 	}
 	cp, sigs, err := checkpoint.ParseNote(note)

@@ -61,7 +61,7 @@ func (p *part) readAll(ctx context.Context, what string, into [][]byte, read rea
 	}
 	for i := p.start; i < p.end && ctx.Err() == nil; i++ {
 		if err := read(ctx, i, i+1, keep); err != nil {
-			p.problem(i, "%s cannot be read: %v", what, err)
+			p.problem(i, "%s cannot be read: %s", what, reason(err))
 			into[i-p.start] = []byte{}
 		}
 	}

@@ -90,7 +90,7 @@ func compareTile(ctx context.Context, c *checker, l uint8, index uint64, want []
 	where := fmt.Sprintf("tile %d/%d", l, index)
 	got, err := c.store.Tile(ctx, l, index, len(want))
 	if err != nil {
-		c.problem(where, "cannot be read: %v", err)
+		c.problem(where, "cannot be read: %s", reason(err))
 		return
 	}
 	if len(got) != len(want)*storage.HashSize {

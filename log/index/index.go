@@ -142,8 +142,7 @@ func open(dir string, opts Options) (*Index, error) {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
 	if err := x.load(); err != nil {
-		x.closeFiles()
-		return nil, err
+		return nil, errors.Join(err, x.closeFiles())
 	}
 	return x, nil
 }
