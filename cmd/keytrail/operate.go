@@ -110,12 +110,18 @@ func (a *app) fsck(ctx context.Context, dir string, stdout, stderr io.Writer) (e
 		}
 		defer func() { _ = bar.Finish() }()
 	}
-	if opts.Signed, err = signed(d); err != nil {
+	var lost error
+	if opts.Signed, err = signed(d); errors.Is(err, ledger.ErrLocked) || errors.Is(err, fs.ErrPermission) {
 		return err
+	} else if err != nil { // missing, damaged or of another log; the store is checked all the same
+		lost = err
 	}
 	r, err := fsck.Check(ctx, s, opts)
 	if err != nil {
 		return err
+	}
+	if lost != nil {
+		r.Problems = append(r.Problems, fsck.Problem{Where: "signer's ledger", What: lost.Error()})
 	}
 	return a.printReport(stdout, r)
 }
@@ -147,7 +153,11 @@ func (a *app) printReport(w io.Writer, r *fsck.Report) error {
 		}
 	}
 	if len(r.Problems) > 0 {
-		err := fmt.Errorf("the store has %d problems", uint64(len(r.Problems))+r.Unlisted)
+		n, s := uint64(len(r.Problems))+r.Unlisted, "s"
+		if n == 1 {
+			s = ""
+		}
+		err := fmt.Errorf("the log has %d problem%s", n, s)
 		return &cli.Error{Err: err, Exit: cli.ExitTampered, Hint: "keep the store as it is as evidence, and bring back a good copy"}
 	}
 	if !a.json {
@@ -230,7 +240,12 @@ func adoptCheckpoint(dir, path string, stdout io.Writer) (err error) {
 		}
 		l, err = ledger.Open(d.Ledger(), d.Config.Origin)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ledger.ErrLocked):
+		return cli.Hint(err, "stop keytraild first")
+	case errors.Is(err, ledger.ErrCorrupt):
+		return cli.Hint(err, "move the damaged file away and adopt again")
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()

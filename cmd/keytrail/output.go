@@ -16,11 +16,13 @@ import (
 
 	"github.com/keytrail/keytrail/cmd/internal/cli"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 )
 
 // printProto prints a message as one line of JSON.
 func printProto(w io.Writer, m proto.Message) error {
-	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	_, info := m.(*rpc.GetLogInfoResponse) // a size of 0 is news there
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: info}.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("printing JSON: %w", err)
 	}
@@ -30,8 +32,31 @@ func printProto(w io.Writer, m proto.Message) error {
 		return fmt.Errorf("printing JSON: %w", err)
 	}
 	line.WriteByte('\n')
-	_, err = w.Write(line.Bytes())
+	_, err = w.Write(withIndex(m, line.Bytes()))
 	return err
+}
+
+// withIndex puts the index of the first entry into a message's JSON: protobuf leaves out
+// what is 0.
+func withIndex(m proto.Message, line []byte) []byte {
+	before, index := "", uint64(0)
+	switch m := m.(type) {
+	case *rpc.Entry:
+		before, index = `{`, m.GetIndex()
+	case *rpc.HistoryEvent:
+		before, index = `{"entry":{`, m.GetEntry().GetIndex()
+	case *rpc.AppendResult:
+		before, index = `{"ack":{`, m.GetAck().GetIndex()
+	}
+	rest, ok := bytes.CutPrefix(line, []byte(before))
+	if before == "" || !ok || index != 0 {
+		return line
+	}
+	field := `"index":"0"`
+	if !bytes.HasPrefix(rest, []byte("}")) {
+		field += ","
+	}
+	return append([]byte(before+field), rest...)
 }
 
 // printIndented prints a message as JSON for people.

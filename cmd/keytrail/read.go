@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -60,6 +61,8 @@ func (a *app) listCommand() *cobra.Command {
 	fl.BoolVar(&f.newest, "newest", false, "newest first")
 	fl.IntVar(&f.limit, "limit", 0, "at most so many entries; 0 means all")
 	_ = cmd.RegisterFlagCompletionFunc("operation", cobra.FixedCompletions(operationNames(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(
+		[]string{"success", "failure", "denied", "partial", "pending"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -70,6 +73,7 @@ func operationNames() []string {
 			names = append(names, event.OperationName(keytrailv1.Operation(n)))
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

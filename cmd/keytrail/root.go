@@ -88,10 +88,12 @@ func (a *app) explain(err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	st, ok := status.FromError(err)
-	if !ok {
+	// The status itself, and not what was wrapped around it, has the server's words.
+	var from interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &from) {
 		return err
 	}
+	st := from.GRPCStatus()
 	text := errors.New(st.Message())
 	switch st.Code() {
 	case codes.Unavailable:

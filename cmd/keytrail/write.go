@@ -252,6 +252,8 @@ func (a *app) summary(w io.Writer, sum *ingest.Summary, err error) error {
 		}
 	}
 	switch {
+	case err != nil && (sum == nil || sum.Logged+sum.Duplicates+sum.Unanswered == 0):
+		return a.explain(err)
 	case err != nil:
 		return cli.Hint(a.explain(err), "what was sent is safe: run the same command again to complete it")
 	case sum.Clean():

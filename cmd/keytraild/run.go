@@ -96,7 +96,7 @@ func start(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err := d.Config.Validate(); err != nil {
 		return &cli.Error{Err: err, Exit: cli.ExitUsage}
 	}
-	creds, err := loadTLS(d.Config.TLS)
+	creds, err := loadTLS(d.TLS())
 	if err != nil {
 		return err
 	}

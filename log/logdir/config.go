@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -34,7 +35,7 @@ type Config struct {
 	MaxPending int `yaml:"max_pending"`
 }
 
-// TLS names files in PEM.
+// TLS names files in PEM, absolute or from the log's directory.
 type TLS struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
@@ -57,10 +58,17 @@ func parseConfig(b []byte) (Config, error) {
 	c := DefaultConfig("")
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
-	if err := d.Decode(&c); err != nil {
+	err := d.Decode(&c)
+	var wrong *yaml.TypeError // names what was passed over; the rest is decoded
+	switch {
+	case errors.Is(err, io.EOF): // nothing but comments
+		err = nil
+	case err == nil && !errors.Is(d.Decode(new(yaml.Node)), io.EOF):
+		err = errors.New("there is more than one document")
+	case err != nil && !errors.As(err, &wrong):
 		return c, err
 	}
-	return c, c.Validate()
+	return c, errors.Join(err, c.Validate())
 }
 
 func (c Config) encode() ([]byte, error) {

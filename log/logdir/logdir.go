@@ -54,11 +54,20 @@ func (d *Dir) Index() string { return filepath.Join(d.Path, "index") }
 func (d *Dir) Views() string { return filepath.Join(d.Path, "views") }
 
 // Ledger is the path of the signer's ledger.
-func (d *Dir) Ledger() string {
-	if filepath.IsAbs(d.Config.Ledger) {
-		return d.Config.Ledger
+func (d *Dir) Ledger() string { return d.file(d.Config.Ledger) }
+
+// TLS returns the configured files, with their whole paths.
+func (d *Dir) TLS() TLS {
+	t := d.Config.TLS
+	return TLS{Cert: d.file(t.Cert), Key: d.file(t.Key), ClientCA: d.file(t.ClientCA)}
+}
+
+// file is the path of a configured file; none stays none.
+func (d *Dir) file(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
 	}
-	return filepath.Join(d.Path, d.Config.Ledger)
+	return filepath.Join(d.Path, path)
 }
 
 // Keys returns the log's public keys.
@@ -82,7 +91,7 @@ func Init(dir, origin string) (*Dir, error) {
 		return nil, fmt.Errorf("looking into %s: %w", dir, err)
 	}
 	if len(entries) > 0 {
-		return nil, fmt.Errorf("making a log in %s: %w and is not empty", dir, fs.ErrExist)
+		return nil, fmt.Errorf("making a log in %s: the directory is not empty: %w", dir, fs.ErrExist)
 	}
 	d := &Dir{Path: dir, Config: DefaultConfig(origin)}
 	for _, sub := range []string{"", "keys", "signer"} {

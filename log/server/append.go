@@ -94,23 +94,45 @@ func (s *Server) AppendStream(stream rpc.LogService_AppendStreamServer) error {
 	defer cancel(nil)
 	flights := make(chan *flight, streamWindow)
 	received := make(chan error, 1)
-	go func() {
-		defer close(flights)
-		received <- s.receive(ctx, stream, flights)
-	}()
-	for f := range flights {
-		res, err := s.land(ctx, f)
-		if err == nil {
-			err = stream.Send(&rpc.AppendStreamResponse{Results: res})
-		}
-		if err != nil {
-			cancel(err)
-			for range flights { // let the receiver end
+	// The receiver may be waiting for the client when this function returns; gRPC then
+	// ends its Recv.
+	go func() { received <- s.receive(ctx, stream, flights) }()
+	for {
+		select {
+		case f := <-flights:
+			if err := s.answer(ctx, stream, f); err != nil {
+				cancel(err)
+				return s.toStatus(stream.Context(), err)
 			}
+		case err := <-received:
+			return s.finish(ctx, stream, flights, err)
+		case <-s.stopping:
+			return s.finish(ctx, stream, flights, log.ErrStopping)
+		}
+	}
+}
+
+// finish answers what has been received and ends the stream because of err.
+func (s *Server) finish(ctx context.Context, stream rpc.LogService_AppendStreamServer, flights <-chan *flight, err error) error {
+	for {
+		select {
+		case f := <-flights:
+			if err := s.answer(ctx, stream, f); err != nil {
+				return s.toStatus(stream.Context(), err)
+			}
+		default:
 			return s.toStatus(stream.Context(), err)
 		}
 	}
-	return s.toStatus(stream.Context(), <-received)
+}
+
+// answer waits for the events of a request and sends their results.
+func (s *Server) answer(ctx context.Context, stream rpc.LogService_AppendStreamServer, f *flight) error {
+	res, err := s.land(ctx, f)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&rpc.AppendStreamResponse{Results: res})
 }
 
 // receive reads requests, begins to record their events, and hands them on in order.
@@ -123,6 +145,11 @@ func (s *Server) receive(ctx context.Context, stream rpc.LogService_AppendStream
 		}
 		if err != nil {
 			return err
+		}
+		select {
+		case <-s.stopping:
+			return log.ErrStopping
+		default:
 		}
 		if err := checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
 			return err

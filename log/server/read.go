@@ -26,6 +26,9 @@ const viewWait = 2 * time.Second
 
 // GetEntry implements rpc.LogServiceServer.
 func (s *Server) GetEntry(ctx context.Context, req *rpc.GetEntryRequest) (*rpc.GetEntryResponse, error) {
+	if pub := s.log.Published(); req.GetIndex() >= pub.Size {
+		return nil, s.toStatus(ctx, fmt.Errorf("%w: index %d, published are %d", log.ErrUnpublished, req.GetIndex(), pub.Size))
+	}
 	var out *rpc.Entry
 	err := s.log.Payloads(ctx, req.GetIndex(), req.GetIndex()+1, func(_ uint64, payload []byte) error {
 		if payload == nil {

@@ -10,6 +10,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -51,13 +52,16 @@ type Server struct {
 	version string
 	logger  *slog.Logger
 	health  *health.Server
+
+	stopOnce sync.Once
+	stopping chan struct{} // closed by Shutdown
 }
 
 // New returns a server for a log that runs.
 func New(c Config) *Server {
 	s := &Server{
 		log: c.Log, view: c.View, policy: c.Policy, version: c.Version, logger: c.Logger,
-		health: health.NewServer(),
+		health: health.NewServer(), stopping: make(chan struct{}),
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -83,8 +87,13 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 	return g
 }
 
-// Shutdown tells health checks that the server no longer serves.
-func (s *Server) Shutdown() { s.health.Shutdown() }
+// Shutdown tells health checks that the server no longer serves, and append streams that
+// they end: each answers what it has received, then UNAVAILABLE. Other calls are served on;
+// grpc.Server.GracefulStop waits for them.
+func (s *Server) Shutdown() {
+	s.stopOnce.Do(func() { close(s.stopping) })
+	s.health.Shutdown()
+}
 
 // producer names who is at the other end, as TLS authenticated it: the certificate's URI
 // (SPIFFE) first, then its DNS name, then its common name. Empty without a certificate.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -44,7 +45,7 @@ func (s *Server) toStatus(ctx context.Context, err error) error {
 	var argument *view.ArgumentError
 	switch {
 	case errors.As(err, &invalid):
-		return withDetails(codes.InvalidArgument, err.Error(), badRequest(invalid.Violations))
+		return invalidStatus(invalid.Violations)
 	case errors.As(err, &field):
 		return withDetails(codes.InvalidArgument, err.Error(),
 			badRequest([]event.Violation{{Field: field.field, Reason: field.reason}}))
@@ -79,6 +80,22 @@ func (s *Server) toStatus(ctx context.Context, err error) error {
 	id := rand.Text()
 	s.logger.ErrorContext(ctx, "request failed", slog.String("request_id", id), slog.Any("error", err))
 	return status.Errorf(codes.Internal, "internal error; the server's log has it under request_id %s", id)
+}
+
+// maxViolations bounds what is said about one request: status and details travel in HTTP
+// headers, of which clients take 8 KiB.
+const maxViolations = 20
+
+func invalidStatus(vs []event.Violation) error {
+	more := len(vs) - maxViolations
+	if more > 0 {
+		vs = vs[:maxViolations]
+	}
+	msg := (&event.InvalidError{Violations: vs}).Error()
+	if more > 0 {
+		msg += fmt.Sprintf("; and %d more", more)
+	}
+	return withDetails(codes.InvalidArgument, msg, badRequest(vs))
 }
 
 func badRequest(vs []event.Violation) *errdetails.BadRequest {

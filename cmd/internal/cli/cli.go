@@ -79,12 +79,13 @@ func Run(ctx context.Context, cmd *cobra.Command) int {
 		return &Error{Err: err, Exit: ExitUsage, Hint: "see " + c.CommandPath() + " -h"}
 	})
 	started := false
-	pre := cmd.PersistentPreRun
-	cmd.PersistentPreRun = func(c *cobra.Command, args []string) {
-		started = true
-		if pre != nil {
-			pre(c, args)
+	cmd.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		// Cobra itself looks for required flags only after this.
+		if err := c.ValidateRequiredFlags(); err != nil {
+			return &Error{Err: err, Exit: ExitUsage, Hint: "see " + c.CommandPath() + " -h"}
 		}
+		started = true
+		return nil
 	}
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
