@@ -10,6 +10,7 @@
 package log
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/proto/record"
 	"github.com/keytrail/keytrail/storage"
 )
 
@@ -127,6 +129,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if l.pub, err = newPublisher(ctx, l, head); err != nil {
 		return nil, err
 	}
+	if err := l.checkTail(ctx, head); err != nil {
+		return nil, err
+	}
 	if err := l.catchUp(ctx, head); err != nil {
 		return nil, err
 	}
@@ -135,6 +140,36 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	l.durable.Store(head.Size)
 	return l, nil
+}
+
+// checkedTail is how many of the last entries Open opens.
+const checkedTail = 256
+
+// checkTail checks that the records of the last entries open the leaves that the tree
+// holds; the engine has checked the leaves against the head.
+func (l *Log) checkTail(ctx context.Context, head storage.Head) error {
+	start := head.Size - min(head.Size, checkedTail)
+	leaves := make([][]byte, 0, checkedTail)
+	err := l.store.Leaves(ctx, start, head.Size, func(_ uint64, leaf []byte) error {
+		leaves = append(leaves, bytes.Clone(leaf))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("checking the last entries: %w", err)
+	}
+	err = l.store.Payloads(ctx, start, head.Size, func(i uint64, payload []byte) error {
+		if payload == nil {
+			return nil
+		}
+		if leaf := record.Leaf(payload); !bytes.Equal(leaf[:], leaves[i-start]) {
+			return fmt.Errorf("%w: the record of entry %d does not open its leaf", storage.ErrCorrupt, i)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("checking the last entries: %w", err)
+	}
+	return nil
 }
 
 func (c *Config) complete() error {
