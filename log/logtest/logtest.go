@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,6 +107,8 @@ type Log struct {
 	ended  chan error
 	once   sync.Once
 	err    error
+	// running is l until Stop; a test that opens thousands keeps none of them.
+	running *atomic.Pointer[Log]
 }
 
 // Open opens a log over a store and runs it until Stop or the test's end.
@@ -138,7 +141,14 @@ func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Log{Log: inner, Store: s, dir: d, index: x, ledger: led, cancel: cancel, ended: make(chan error, 1)}
 	go func() { l.ended <- inner.Run(ctx) }()
-	t.Cleanup(func() { _ = l.Stop() })
+	running := new(atomic.Pointer[Log])
+	running.Store(l)
+	l.running = running
+	t.Cleanup(func() {
+		if l := running.Load(); l != nil {
+			_ = l.Stop()
+		}
+	})
 	return l, nil
 }
 
@@ -148,6 +158,7 @@ func (l *Log) Stop() error {
 	l.once.Do(func() {
 		l.cancel()
 		l.err = errors.Join(<-l.ended, l.index.Close(), l.ledger.Close())
+		l.running.Store(nil)
 	})
 	return l.err
 }

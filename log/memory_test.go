@@ -1,0 +1,115 @@
+package log_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/keytrail/keytrail/log"
+	"github.com/keytrail/keytrail/log/logtest"
+	"github.com/keytrail/keytrail/storage/memstore"
+)
+
+// TestSameEventSamePlaceBeyondMemory fills the pool with more events than the sequencer
+// remembers, before any of them is written: what was looked up in the index on the way in
+// is long out of date when its turn comes.
+func TestSameEventSamePlaceBeyondMemory(t *testing.T) {
+	const calls, perCall, fresh = 65, log.MaxEvents, 51_000 // fresh is three generations and more
+	h := &holdStore{Store: memstore.New(), hold: make(chan struct{}), waiting: make(chan struct{}, 1000)}
+	d := logtest.NewDir(t)
+	l := logtest.Open(t, d, h)
+	rng := rand.New(rand.NewPCG(7, 8))
+	key := func(n int) string { // some with many events, some with two or three
+		if n%2 == 0 {
+			return fmt.Sprint("many ", n%701)
+		}
+		return fmt.Sprint("few ", n%20_011)
+	}
+
+	var submitted []*log.Call
+	var sentNumbers [][]int
+	for call := range calls {
+		events, numbersOf := make([]log.Event, perCall), make([]int, perCall)
+		for i := range events {
+			if numbersOf[i] = call*perCall + i; numbersOf[i] >= fresh {
+				numbersOf[i] = rng.IntN(fresh + 2000)
+			}
+			events[i] = logtest.Prepare(t, logtest.Event(numbersOf[i], key(numbersOf[i])))
+		}
+		c, err := l.Submit(t.Context(), "tester", events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		submitted, sentNumbers = append(submitted, c), append(sentNumbers, numbersOf)
+	}
+	go func() {
+		for range h.waiting {
+			time.Sleep(10 * time.Millisecond) // lets the index keep up
+			select {
+			case h.hold <- struct{}{}:
+			case <-l.Failed():
+				return
+			}
+		}
+	}()
+	places, last := make(map[int]uint64), make(map[string]log.Result)
+	next := uint64(0)
+	for n, c := range submitted {
+		results, err := c.Wait(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			number := sentNumbers[n][i]
+			at, known := places[number]
+			if !known {
+				at, next = next, next+1
+				places[number] = at
+			}
+			if r.Err != nil || r.Index != at || r.Duplicate != known {
+				t.Fatalf("event %d in call %d: %+v, want index %d, duplicate %v", number, n, r, at, known)
+			}
+			if before := last[key(number)]; !known {
+				if r.KeySequence != before.KeySequence+1 || r.PreviousIndex != before.Index {
+					t.Fatalf("event %d in call %d: %+v, the one before of its key is %+v", number, n, r, before)
+				}
+				last[key(number)] = r
+			}
+		}
+	}
+	if err := l.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	close(h.waiting)
+	if r := logtest.Check(t, d, h); r.Entries != next || r.Published != next {
+		t.Errorf("report %+v, want %d entries", r, next)
+	}
+}
+
+// TestIndexOfAnotherLog puts the index of one log under another: it does not fit and is
+// built anew, whether it reaches less far than the log, as far, or farther.
+func TestIndexOfAnotherLog(t *testing.T) {
+	for _, n := range []int{1, 20, 30, 31, 40} {
+		foreign := logtest.NewDir(t)
+		fill(t, foreign, memstore.New(), 0, n)
+		d, s := logtest.NewDir(t), memstore.New()
+		fill(t, d, s, 100, 130)
+		d.DropIndex(t)
+		if err := os.Rename(foreign.Index(), d.Index()); err != nil {
+			t.Fatal(err)
+		}
+		l := logtest.Open(t, d, s)
+		if r := l.Append1(t, logtest.Event(110, "2")); !r.Duplicate || r.Index != 10 {
+			t.Errorf("%d foreign rows: an event of this log: %+v", n, r)
+		}
+		if r := l.Append1(t, logtest.Event(0, "0")); r.Duplicate || r.Index != 30 || r.KeySequence != 11 {
+			t.Errorf("%d foreign rows: an event of the other log: %+v", n, r)
+		}
+		if err := l.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		logtest.Check(t, d, s)
+	}
+}
