@@ -13,6 +13,7 @@
 package index
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -73,6 +74,8 @@ type Options struct {
 	FS vfs.FS
 	// Logger, nil for none.
 	Logger *slog.Logger
+
+	smallestFilter uint64 // 0 means smallestFilter
 }
 
 // Index is an open index.
@@ -85,6 +88,7 @@ type Index struct {
 	cursor  Cursor
 	applied atomic.Uint64
 	damaged atomic.Bool
+	filters filters
 }
 
 // Open opens the index in dir and makes an empty one where there is none. A directory
@@ -122,7 +126,9 @@ var (
 const damagedName = "keytrail.damaged"
 
 func open(dir string, opts Options) (*Index, error) {
-	x := &Index{dir: dir, fs: opts.FS, logger: opts.Logger}
+	x := &Index{dir: dir, fs: opts.FS, logger: opts.Logger, filters: filters{
+		smallest: cmp.Or(opts.smallestFilter, smallestFilter), quit: make(chan struct{}),
+	}}
 	if err := x.fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the index directory: %w", err)
 	}
@@ -144,6 +150,7 @@ func open(dir string, opts Options) (*Index, error) {
 	if err := x.load(); err != nil {
 		return nil, errors.Join(err, x.closeFiles())
 	}
+	x.growFilter()
 	return x, nil
 }
 
@@ -230,6 +237,9 @@ func (x *Index) Applied() uint64 { return x.applied.Load() }
 
 // Event returns the index of the event with an id.
 func (x *Index) Event(id *[idSize]byte) (index uint64, ok bool, err error) {
+	if f := x.filters.ready.Load(); f != nil && !f.has(id) && !x.damaged.Load() {
+		return 0, false, nil
+	}
 	var key [1 + idSize]byte
 	key[0] = rowEvent
 	copy(key[1:], id[:])
@@ -280,6 +290,7 @@ func (x *Index) lookUp(key []byte) ([]byte, io.Closer, error) {
 
 // Apply adds the rows of consecutive records, which end at c.
 func (x *Index) Apply(rows []Row, c Cursor) error {
+	x.addToFilters(rows)
 	b := x.db.NewBatchWithSize(len(rows) * 96)
 	defer b.Close()
 	var buf [16]byte
@@ -317,6 +328,7 @@ func (x *Index) Apply(rows []Row, c Cursor) error {
 	}
 	x.cursor = c
 	x.applied.Store(c.Size)
+	x.growFilter()
 	return nil
 }
 
@@ -347,6 +359,7 @@ func (x *Index) Reset() error {
 
 // Close makes the rows durable and closes the index.
 func (x *Index) Close() error {
+	x.filters.stop()
 	err := x.db.Flush()
 	if err := errors.Join(err, x.closeFiles()); err != nil {
 		return fmt.Errorf("closing the index: %w", err)
