@@ -88,6 +88,7 @@ func powerRun(t *testing.T, d *logtest.Dir, events int, rng *rand.Rand) []moment
 	}
 	d.IndexFS = fsys
 	l := logtest.Open(t, d, s)
+	crashes := rand.New(rand.NewPCG(rng.Uint64(), 0)) // used under fsys.mu
 	var mu sync.Mutex
 	var acked []log.Result
 	var moments []moment
@@ -97,8 +98,8 @@ func powerRun(t *testing.T, d *logtest.Dir, events int, rng *rand.Rand) []moment
 		mu.Unlock()
 		m.seen = l.Published().Size
 		cfg := vfs.CrashCloneCfg{}
-		if rng.IntN(3) == 0 {
-			cfg = vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}
+		if crashes.IntN(3) == 0 {
+			cfg = vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: crashes}
 		}
 		m.fsys = fsys.CrashClone(cfg)
 		m.ledger = d.ReadLedger(t)
