@@ -79,25 +79,9 @@ func (c Checkpoint) Validate() error {
 // checkpoint. When only the absence of further lines is violated the error is
 // ErrExtension, and the checkpoint is what the first three lines say.
 func ParseText(text []byte) (Checkpoint, error) {
-	var c Checkpoint
-	origin, rest, err := line.Cut(text)
+	c, rest, err := cutText(text)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: origin: %w", err)
-	}
-	c.Origin = string(origin)
-	size, rest, err := line.Cut(rest)
-	if err == nil {
-		c.Size, err = line.ParseDecimal(size)
-	}
-	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: size: %w", err)
-	}
-	root, rest, err := line.Cut(rest)
-	if err == nil {
-		c.Root, err = line.ParseHash(root)
-	}
-	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: root hash: %w", err)
+		return Checkpoint{}, err
 	}
 	if err := c.Validate(); err != nil {
 		return Checkpoint{}, err
@@ -106,6 +90,31 @@ func ParseText(text []byte) (Checkpoint, error) {
 		return c, ErrExtension
 	}
 	return c, nil
+}
+
+// cutText reads the first three lines of a note text, and returns what follows them. It
+// checks the spelling of each value but not what the values say.
+func cutText(text []byte) (c Checkpoint, rest []byte, err error) {
+	origin, rest, err := line.Cut(text)
+	if err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("checkpoint: origin: %w", err)
+	}
+	c.Origin = string(origin)
+	size, rest, err := line.Cut(rest)
+	if err == nil {
+		c.Size, err = line.ParseDecimal(size)
+	}
+	if err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("checkpoint: size: %w", err)
+	}
+	root, rest, err := line.Cut(rest)
+	if err == nil {
+		c.Root, err = line.ParseHash(root)
+	}
+	if err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("checkpoint: root hash: %w", err)
+	}
+	return c, rest, nil
 }
 
 // CheckName returns why s cannot be an origin or the name of a key: 1 to MaxNameLength

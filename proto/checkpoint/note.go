@@ -65,25 +65,34 @@ func AppendNote(b []byte, c Checkpoint, sigs []Signature) []byte {
 // follows the root hash the error is ErrExtension, and the checkpoint and the signatures
 // are returned with it.
 func ParseNote(note []byte) (Checkpoint, []Signature, error) {
-	if len(note) > MaxNoteSize {
-		return Checkpoint{}, nil, fmt.Errorf("checkpoint: note of %d bytes is larger than %d", len(note), MaxNoteSize)
-	}
-	if err := checkCharacters(note); err != nil {
-		return Checkpoint{}, nil, err
-	}
-	i := bytes.LastIndex(note, []byte("\n\n"))
-	if i < 0 {
-		return Checkpoint{}, nil, errors.New("checkpoint: no empty line before the signatures")
-	}
-	sigs, err := parseSignatures(note[i+2:])
+	text, sigs, err := splitNote(note)
 	if err != nil {
 		return Checkpoint{}, nil, err
 	}
-	c, err := ParseText(note[:i+1])
+	c, err := ParseText(text)
 	if err != nil && !errors.Is(err, ErrExtension) {
 		return Checkpoint{}, nil, err
 	}
 	return c, sigs, err
+}
+
+// splitNote reads a note up to the content of its text.
+func splitNote(note []byte) (text []byte, sigs []Signature, err error) {
+	if len(note) > MaxNoteSize {
+		return nil, nil, fmt.Errorf("checkpoint: note of %d bytes is larger than %d", len(note), MaxNoteSize)
+	}
+	if err := checkCharacters(note); err != nil {
+		return nil, nil, err
+	}
+	i := bytes.LastIndex(note, []byte("\n\n"))
+	if i < 0 {
+		return nil, nil, errors.New("checkpoint: no empty line before the signatures")
+	}
+	sigs, err = parseSignatures(note[i+2:])
+	if err != nil {
+		return nil, nil, err
+	}
+	return note[:i+1], sigs, nil
 }
 
 // checkCharacters holds the rule of signed-note for a whole note.

@@ -132,6 +132,10 @@ func (k SignerKey) Sign(c Checkpoint, timestamp uint64) (Signature, error) {
 	if err := c.Validate(); err != nil {
 		return Signature{}, err
 	}
+	return k.sign(c, timestamp)
+}
+
+func (k SignerKey) sign(c Checkpoint, timestamp uint64) (Signature, error) {
 	if timestamp > maxTimestamp {
 		return Signature{}, fmt.Errorf("checkpoint: timestamp %d is above 2^63-1", timestamp)
 	}
