@@ -1,11 +1,8 @@
 package pebblestore
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -128,38 +125,4 @@ func (s *Store) Cell(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("reading cell %q: %w", name, err)
 	}
 	return content, nil
-}
-
-// SwapCell implements storage.Store.
-func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) error {
-	if err := s.enter(ctx); err != nil {
-		return err
-	}
-	defer s.calls.Done()
-	if err := storage.CheckCellName(name); err != nil {
-		return err
-	}
-	s.write.Lock()
-	defer s.write.Unlock()
-	if err := s.swapCell(cellKey(name), old, new); err != nil {
-		return fmt.Errorf("swapping cell %q: %w", name, err)
-	}
-	return nil
-}
-
-func (s *Store) swapCell(key, old, new []byte) error {
-	if err := s.writable(); err != nil {
-		return err
-	}
-	content, err := s.get(key)
-	exists := !errors.Is(err, fs.ErrNotExist)
-	if err != nil && exists {
-		return err
-	}
-	if exists != (old != nil) || !bytes.Equal(content, old) {
-		return storage.ErrConflict
-	}
-	w := s.newBatch(len(key) + len(new) + headSize + 2*rowOverhead)
-	_ = w.Set(key, new, nil)
-	return s.apply(w, *s.head.Load())
 }

@@ -1,0 +1,99 @@
+package pebblestore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/keytrail/keytrail/storage"
+)
+
+// swap is a SwapCell that waits. Whoever writes next takes all that wait into one batch, so
+// that swaps of different cells share a sync: a witness of many logs lives on that.
+type swap struct {
+	key, old, new []byte
+	// done and err are guarded by Store.write.
+	done bool
+	err  error
+}
+
+// SwapCell implements storage.Store. Swaps that come while another write is being synced
+// are written together by the next one.
+func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.calls.Done()
+	if err := storage.CheckCellName(name); err != nil {
+		return err
+	}
+	w := &swap{key: cellKey(name), old: old, new: new}
+	s.swapping.Lock()
+	s.swaps = append(s.swaps, w)
+	s.swapping.Unlock()
+	s.write.Lock()
+	defer s.write.Unlock()
+	if !w.done {
+		s.swapAll()
+	}
+	if w.err != nil {
+		return fmt.Errorf("swapping cell %q: %w", name, w.err)
+	}
+	return nil
+}
+
+// swapAll does every swap that waits, in the order in which they came. The caller holds
+// s.write.
+func (s *Store) swapAll() {
+	s.swapping.Lock()
+	swaps := s.swaps
+	s.swaps = nil
+	s.swapping.Unlock()
+	// written holds the cells as this batch leaves them.
+	written := make(map[string][]byte)
+	var good []*swap
+	size := headSize + rowOverhead
+	for _, w := range swaps {
+		w.done = true
+		if w.err = s.checkSwap(w, written); w.err != nil {
+			continue
+		}
+		written[string(w.key)] = w.new
+		good = append(good, w)
+		size += len(w.key) + len(w.new) + rowOverhead
+	}
+	if len(good) == 0 {
+		return
+	}
+	b := s.newBatch(size)
+	for _, w := range good {
+		_ = b.Set(w.key, w.new, nil)
+	}
+	if err := s.apply(b, *s.head.Load()); err != nil {
+		for _, w := range good {
+			w.err = err
+		}
+	}
+}
+
+// checkSwap says why a swap cannot be done after those that are in the batch already.
+func (s *Store) checkSwap(w *swap, written map[string][]byte) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	content, exists := written[string(w.key)]
+	if !exists {
+		var err error
+		content, err = s.get(w.key)
+		exists = !errors.Is(err, fs.ErrNotExist)
+		if err != nil && exists {
+			return err
+		}
+	}
+	if exists != (w.old != nil) || !bytes.Equal(content, w.old) {
+		return storage.ErrConflict
+	}
+	return nil
+}
