@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -172,13 +173,14 @@ func keyCell(k *keytrailv1.Key) string {
 	return s
 }
 
-// printable keeps a stranger's text from steering the terminal.
+// printable keeps a stranger's text from steering the terminal: no control characters, no
+// escape sequences, nothing that turns the direction of writing.
 func printable(s string) string {
 	if s == "" {
 		return "-"
 	}
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || (r >= 0x7f && r < 0xa0) {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
