@@ -52,6 +52,7 @@ func (w withServer) Run() int {
 //	flip FILE [LINE]    change one bit in the middle of a file, of the last one that a
 //	                    pattern matches; with LINE one letter in the middle of that line
 //	cut FILE SIZE       cut a file off
+//	certificates DIR    make a CA and certificates; see cmdCertificates
 func TestScript(t *testing.T) {
 	testdata, err := filepath.Abs("../../testdata")
 	if err != nil {
@@ -67,7 +68,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": cmdServe, "halt": cmdHalt, "flip": cmdFlip, "cut": cmdCut,
+			"serve": cmdServe, "halt": cmdHalt, "flip": cmdFlip, "cut": cmdCut, "certificates": cmdCertificates,
 		},
 	})
 }
