@@ -240,7 +240,13 @@ func TestStreamThatIsNotReadIsHeldBack(t *testing.T) {
 	if n > 1000 {
 		t.Errorf("%d requests were taken from a client that reads no answer", n)
 	}
-	before := f.log.DurableSize()
+	// What the windows hold is still written; then nothing more is taken.
+	var before uint64
+	waitFor(t, "the end of what the deaf client sends", func() bool {
+		before = f.log.DurableSize()
+		time.Sleep(500 * time.Millisecond)
+		return f.log.DurableSize() == before
+	})
 	within(t, 10*time.Second, "an append beside it", func() {
 		if _, err := f.Append(t.Context(), &rpc.AppendRequest{Event: logtest.Event(0, "other")}); err != nil {
 			t.Error(err)
