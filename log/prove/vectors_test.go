@@ -41,7 +41,7 @@ func TestReferenceTreeTo600(t *testing.T) {
 	for i := range 600 {
 		ref.AppendData(fmt.Appendf(nil, "leaf %d", i))
 	}
-	checkReference(t, ref, 11)
+	checkReference(t, ref, 29)
 }
 
 func checkReference(t *testing.T, ref *testonly.Tree, step uint64) {
