@@ -25,8 +25,8 @@ export CGO_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-build: ## build bin/keytraild and bin/keytrail
-	go build -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail
+build: ## build the programs into bin/
+	go build -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail ./cmd/keytrail-witness
 
 test: ## run the tests
 	go test -timeout 5m ./...

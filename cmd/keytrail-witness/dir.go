@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/keytrail/keytrail/cmd/internal/cli"
+	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/witness"
+)
+
+// A witness's directory holds:
+//
+//	keys/       private keys, one file each, 0600
+//	store/      enrolled logs and what was cosigned of each
+//	counter     how many changes the store had; better on another medium (--counter)
+//	evidence/   contradictions of logs, a file each
+
+// keyFiles are the private keys, in the order in which they cosign.
+var keyFiles = []string{"ed25519.key", "mldsa44.key"}
+
+// Limits of files that are read whole, in bytes.
+const (
+	maxKeyFile    = 64 << 10
+	maxCheckpoint = checkpoint.MaxNoteSize
+)
+
+// location is where a witness is.
+type location struct{ dir, counter string }
+
+func (l location) store() string    { return filepath.Join(l.dir, "store") }
+func (l location) evidence() string { return filepath.Join(l.dir, "evidence") }
+func (l location) key(name string) string {
+	return filepath.Join(l.dir, "keys", name)
+}
+
+func (l location) counterFile() string {
+	if l.counter != "" {
+		return l.counter
+	}
+	return filepath.Join(l.dir, "counter")
+}
+
+// make makes the directory of a new witness. It refuses one that holds anything.
+func (l location) make(ctx context.Context, name string) ([]*checkpoint.SignerKey, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking into %s: %w", l.dir, err)
+	}
+	if len(entries) > 0 {
+		return nil, fmt.Errorf("making a witness in %s: the directory is not empty: %w", l.dir, fs.ErrExist)
+	}
+	if err := os.MkdirAll(filepath.Join(l.dir, "keys"), 0o700); err != nil {
+		return nil, fmt.Errorf("making a witness: %w", err)
+	}
+	var keys []*checkpoint.SignerKey
+	for i, generate := range []func(string, io.Reader) (*checkpoint.SignerKey, error){
+		checkpoint.GenerateEd25519Cosigner, checkpoint.GenerateMLDSA44,
+	} {
+		k, err := generate(name, rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		if err := writeKey(l.key(keyFiles[i]), k); err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	s, err := pebblestore.Create(l.store(), pebblestore.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return keys, errors.Join(witness.Create(ctx, s, l.counterFile()), s.Close())
+}
+
+func writeKey(path string, k *checkpoint.SignerKey) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing a private key: %w", err)
+	}
+	_, err = fmt.Fprintln(f, k.Encode())
+	dir, dirErr := os.Open(filepath.Dir(path))
+	if dirErr == nil {
+		dirErr = errors.Join(dir.Sync(), dir.Close())
+	}
+	if err := errors.Join(err, f.Sync(), f.Close(), dirErr); err != nil {
+		return fmt.Errorf("writing a private key: %w", err)
+	}
+	return nil
+}
+
+// keys reads the private keys, and refuses those that others can read.
+func (l location) keys() ([]*checkpoint.SignerKey, error) {
+	var keys []*checkpoint.SignerKey
+	for _, name := range keyFiles {
+		path := l.key(name)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, cli.Hint(fmt.Errorf("reading a private key: %w", err), "make a witness with: keytrail-witness init --dir %s --name NAME", l.dir)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading a private key: %w", err)
+		}
+		if perm := info.Mode().Perm(); perm&0o077 != 0 {
+			return nil, cli.Hint(fmt.Errorf("reading private key %s: %w: its mode is %04o, others can read it", path, fs.ErrPermission, perm),
+				"make it 0600, and consider the key exposed")
+		}
+		b, err := readFile(path, maxKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading a private key: %w", err)
+		}
+		k, err := checkpoint.ParseSignerKey(string(bytes.TrimSuffix(b, []byte("\n"))))
+		if err != nil {
+			return nil, fmt.Errorf("reading private key %s: %w", path, err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// opened is a witness with its store.
+type opened struct {
+	*witness.Witness
+	store storage.Store
+}
+
+func (o *opened) Close() error {
+	return errors.Join(o.Witness.Close(), o.store.Close())
+}
+
+// open opens the witness. One process at a time can.
+func (l location) open(ctx context.Context, logger *slog.Logger) (*opened, error) {
+	c, err := l.config(logger)
+	if err != nil {
+		return nil, err
+	}
+	c.Counter, err = witness.OpenCounter(l.counterFile())
+	if err != nil {
+		return nil, errors.Join(l.hint(err), c.Store.Close())
+	}
+	w, err := witness.Open(ctx, c)
+	if err != nil {
+		return nil, l.hint(errors.Join(err, c.Store.Close()))
+	}
+	return &opened{w, c.Store}, nil
+}
+
+// config opens keys and store.
+func (l location) config(logger *slog.Logger) (witness.Config, error) {
+	keys, err := l.keys()
+	if err != nil {
+		return witness.Config{}, err
+	}
+	s, err := pebblestore.Open(l.store(), pebblestore.Options{
+		Logger: logger,
+		OnFatal: func(err error) {
+			if logger != nil {
+				logger.Error("the store cannot be trusted to keep what it is given; ending", slog.Any("error", err))
+			} else {
+				fmt.Fprintln(os.Stderr, "keytrail-witness: error: the store cannot be trusted to keep what it is given:", err)
+			}
+			os.Exit(cli.ExitError)
+		},
+	})
+	if errors.Is(err, storage.ErrLocked) {
+		return witness.Config{}, cli.Hint(err, "stop the witness first")
+	}
+	if err != nil {
+		return witness.Config{}, l.hint(err)
+	}
+	return witness.Config{Store: s, Signers: keys, Evidence: l.evidence(), Logger: logger}, nil
+}
+
+// hint says what to do about state that is missing, damaged or too old.
+func (l location) hint(err error) error {
+	if errors.Is(err, witness.ErrWentBack) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrCorrupt) {
+		return cli.Hint(err, "bring back the newest state; if it is lost, start a new witness with new keys, or accept what is there "+
+			"with the newest checkpoints that this witness cosigned: keytrail-witness adopt --dir %s CHECKPOINT…", l.dir)
+	}
+	return err
+}
+
+// readFile reads a file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return b, nil
+}

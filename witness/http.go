@@ -1,0 +1,103 @@
+package witness
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// MaxRequests is how many add-checkpoint requests are in memory at a time, so that their
+// bodies take 64 MiB at most. Further ones are answered with 503.
+const MaxRequests = 512
+
+// sizeType is the content type of a 409 (tlog-witness).
+const sizeType = "text/x.tlog.size"
+
+const textType = "text/plain; charset=utf-8"
+
+// Handler returns the handler of tlog-witness under one prefix, for submission and
+// monitoring alike: POST /add-checkpoint and GET /<hash of origin>/checkpoint. Timeouts are
+// for the http.Server to set.
+func (w *Witness) Handler() http.Handler {
+	h := &handler{w: w, slots: make(chan struct{}, MaxRequests)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /add-checkpoint", h.add)
+	mux.HandleFunc("GET /{hash}/checkpoint", h.checkpoint)
+	return mux
+}
+
+type handler struct {
+	w     *Witness
+	slots chan struct{}
+}
+
+func (h *handler) add(rw http.ResponseWriter, req *http.Request) {
+	begin := time.Now()
+	code := h.serve(rw, req)
+	h.w.metrics.answered(code, time.Since(begin))
+}
+
+// serve answers an add-checkpoint request and returns the status.
+func (h *handler) serve(rw http.ResponseWriter, req *http.Request) int {
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	default:
+		rw.Header().Set("Retry-After", "1")
+		return answer(rw, http.StatusServiceUnavailable, "too many requests at a time")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, MaxRequest))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return answer(rw, http.StatusRequestEntityTooLarge, fmt.Sprintf("request is larger than %d bytes", MaxRequest))
+	}
+	if err != nil {
+		return answer(rw, http.StatusBadRequest, "request ends too early")
+	}
+	lines, err := h.w.AddCheckpoint(req.Context(), body)
+	if err != nil {
+		return h.refuse(rw, req, err)
+	}
+	rw.Header().Set("Content-Type", textType)
+	_, _ = rw.Write(lines) // The client is gone; what was cosigned stays.
+	return http.StatusOK
+}
+
+func (h *handler) refuse(rw http.ResponseWriter, req *http.Request, err error) int {
+	e, ok := errors.AsType[*RefusalError](err)
+	switch {
+	case !ok:
+		h.w.log.ErrorContext(req.Context(), "answering add-checkpoint", slog.Any("error", err))
+		return answer(rw, status(err), "the witness cannot cosign now; its operator knows why")
+	case e.Status == http.StatusConflict:
+		rw.Header().Set("Content-Type", sizeType)
+		rw.WriteHeader(e.Status)
+		fmt.Fprintf(rw, "%d\n", e.Size)
+		return e.Status
+	case e.RetryAfter > 0:
+		rw.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+	}
+	return answer(rw, e.Status, e.Reason)
+}
+
+func answer(rw http.ResponseWriter, code int, text string) int {
+	http.Error(rw, text, code)
+	return code
+}
+
+// checkpoint serves what was cosigned last. Caches may keep it for seconds: tlog-witness
+// allows an hour, but whoever looks for a fork should not have to wait.
+func (h *handler) checkpoint(rw http.ResponseWriter, req *http.Request) {
+	note, ok := h.w.Checkpoint(req.PathValue("hash"))
+	if !ok {
+		http.Error(rw, "nothing was cosigned of a log with this hash of its origin", http.StatusNotFound)
+		return
+	}
+	rw.Header().Set("Content-Type", textType)
+	rw.Header().Set("Cache-Control", "public, max-age=5")
+	_, _ = rw.Write(note)
+}

@@ -1,0 +1,198 @@
+package witness
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/storage"
+)
+
+// The store holds two kinds of cells: one register of the enrolled logs, and for each log
+// that was ever cosigned its latest checkpoint. Both are JSON, and both count their own
+// changes.
+const (
+	registerCell   = "witness"
+	statePrefix    = "log/"
+	registerFormat = "keytrail.dev/witness/register/v1"
+	stateFormat    = "keytrail.dev/witness/log/v1"
+)
+
+// originHash is how URLs and cells name a log (tlog-witness, monitor retrieval).
+func originHash(origin string) string {
+	h := sha256.Sum256([]byte(origin))
+	return hex.EncodeToString(h[:])
+}
+
+func stateCell(origin string) string { return statePrefix + originHash(origin) }
+
+// register is the content of its cell.
+type register struct {
+	Format string `json:"format"`
+	// ID ties the store to its counter file: 32 hexadecimal digits, random.
+	ID       string     `json:"id"`
+	Revision uint64     `json:"revision"`
+	Logs     []enrolled `json:"logs"`
+}
+
+// enrolled is a log in the register.
+type enrolled struct {
+	Origin string   `json:"origin"`
+	Keys   []string `json:"keys"`
+	// PerDay is the log's qpd, 0 for no limit.
+	PerDay  uint32 `json:"qpd,omitempty"`
+	Contact string `json:"contact,omitempty"`
+	// Removed logs keep their state, so that enrolling them again starts no second history.
+	Removed bool `json:"removed,omitempty"`
+}
+
+func newRegister() register {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // Never fails.
+	return register{Format: registerFormat, ID: hex.EncodeToString(id), Revision: 1, Logs: []enrolled{}}
+}
+
+func (r register) encode() []byte { return encodeJSON(r) }
+
+func parseRegister(b []byte) (register, error) {
+	var r register
+	if err := decodeJSON(b, &r); err != nil {
+		return register{}, fmt.Errorf("%w: reading the register of logs: %w", storage.ErrCorrupt, err)
+	}
+	if r.Format != registerFormat {
+		return register{}, fmt.Errorf("reading the register of logs: its format is %q: %w", r.Format, errors.ErrUnsupported)
+	}
+	return r, nil
+}
+
+func (e enrolled) log() (Log, error) {
+	l := Log{Origin: e.Origin, PerDay: e.PerDay, Contact: e.Contact}
+	for _, s := range e.Keys {
+		k, err := checkpoint.ParseVerifierKey(s)
+		if err != nil {
+			return Log{}, fmt.Errorf("%w: reading a key of %q: %w", storage.ErrCorrupt, e.Origin, err)
+		}
+		l.Keys = append(l.Keys, k)
+	}
+	return l, nil
+}
+
+func enroll(l Log) enrolled {
+	e := enrolled{Origin: l.Origin, PerDay: l.PerDay, Contact: l.Contact}
+	for _, k := range l.Keys {
+		e.Keys = append(e.Keys, k.String())
+	}
+	return e
+}
+
+// state is the content of a log's cell.
+type state struct {
+	Format   string `json:"format"`
+	Revision uint64 `json:"revision"`
+	// Note is the checkpoint with the log's signatures that were verified and the
+	// witness's own. Everything else is read from it.
+	Note string `json:"note"`
+}
+
+// latest is what was cosigned last of a log.
+type latest struct {
+	checkpoint.Checkpoint
+	// note is nil when nothing was cosigned yet.
+	note []byte
+	// time is that of the cosignatures.
+	time     uint64
+	revision uint64
+	// cell is the content of the cell, nil when there is none.
+	cell []byte
+}
+
+// loadTree reads the state of a log.
+func (w *Witness) loadTree(ctx context.Context, origin string) (*tree, error) {
+	t := &tree{origin: origin}
+	cell, err := w.store.Cell(ctx, stateCell(origin))
+	if errors.Is(err, fs.ErrNotExist) {
+		t.latest.Store(&latest{Checkpoint: checkpoint.Checkpoint{Origin: origin, Root: checkpoint.EmptyRoot()}})
+		return t, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := w.parseState(origin, cell)
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading what was cosigned of %q: %w", storage.ErrCorrupt, origin, err)
+	}
+	t.latest.Store(l)
+	return t, nil
+}
+
+// parseState reads a log's cell and verifies that this witness cosigned what is in it.
+func (w *Witness) parseState(origin string, cell []byte) (*latest, error) {
+	var s state
+	if err := decodeJSON(cell, &s); err != nil {
+		return nil, err
+	}
+	if s.Format != stateFormat {
+		return nil, fmt.Errorf("its format is %q: %w", s.Format, errors.ErrUnsupported)
+	}
+	c, sigs, err := checkpoint.ParseForeignNote([]byte(s.Note))
+	if err != nil {
+		return nil, err
+	}
+	if c.Origin != origin {
+		return nil, fmt.Errorf("it is a checkpoint of %q", c.Origin)
+	}
+	at, err := w.ownTime(c, sigs)
+	if err != nil {
+		return nil, err
+	}
+	if at == 0 {
+		return nil, errors.New("no cosignature in it is of this witness's keys")
+	}
+	return &latest{Checkpoint: c, note: []byte(s.Note), time: at, revision: s.Revision, cell: cell}, nil
+}
+
+// ownTime verifies the cosignatures of this witness among sigs and returns their time, the
+// latest if they differ, 0 when there is none.
+func (w *Witness) ownTime(c checkpoint.Checkpoint, sigs []checkpoint.Signature) (uint64, error) {
+	var latest uint64
+	for _, s := range sigs {
+		for _, k := range w.signers {
+			if v := k.VerifierKey(); v.Made(s) {
+				at, err := v.Verify(c, s)
+				if err != nil {
+					return 0, fmt.Errorf("%v cosignature of this witness: %w", v.Type(), err)
+				}
+				latest = max(latest, at)
+			}
+		}
+	}
+	return latest, nil
+}
+
+// encodeJSON is for types that always encode.
+func encodeJSON(v any) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+	return b.Bytes()
+}
+
+func decodeJSON(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if dec.More() {
+		return errors.New("something follows the object")
+	}
+	return nil
+}
