@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -256,6 +257,33 @@ func TestFullPoolRefuses(t *testing.T) {
 		}
 	}
 	l.Append1(t, logtest.Event(1_000_000, "")) // there is room again
+}
+
+func TestPoolIsBoundedInBytesToo(t *testing.T) {
+	h := &holdStore{Store: memstore.New(), hold: make(chan struct{}), waiting: make(chan struct{}, 1000)}
+	l := logtest.Open(t, logtest.NewDir(t), h)
+	defer close(h.hold)
+	large := logtest.Event(0, "")
+	for i := range 14 {
+		large.Attributes = append(large.Attributes, &keytrailv1.Attribute{
+			Name: fmt.Sprintf("filler-%02d", i), Value: strings.Repeat("x", 2000),
+		})
+	}
+	sent := 0
+	for n := 0; ; n++ {
+		large.EventId = fmt.Sprint("large-", n)
+		ev := logtest.Prepare(t, large)
+		_, err := l.Submit(t.Context(), "", []log.Event{ev})
+		if errors.Is(err, log.ErrOverloaded) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent += 28_000; sent > 80<<20 {
+			t.Fatalf("%d MiB are waiting and the pool still takes more", sent>>20)
+		}
+	}
 }
 
 func TestStopDrains(t *testing.T) {

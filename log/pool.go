@@ -11,6 +11,9 @@ const (
 	maxBatchBytes  = 4 << 20
 )
 
+// maxPendingBytes bounds the events that wait, encoded, whatever their number.
+const maxPendingBytes = 64 << 20
+
 // A Call is one group of events on its way into the log.
 type Call struct {
 	producer string
@@ -51,7 +54,8 @@ type pool struct {
 	mu     sync.Mutex
 	calls  []*Call
 	events int
-	max    int
+	bytes  int
+	max    int // events
 	closed bool
 	wake   chan struct{} // holds one token when calls or closed changed
 }
@@ -65,11 +69,12 @@ func (p *pool) put(c *Call) error {
 	if p.closed {
 		return ErrStopping
 	}
-	if p.events+len(c.items) > p.max {
+	if p.events+len(c.items) > p.max || p.bytes+c.bytes > maxPendingBytes {
 		return ErrOverloaded
 	}
 	p.calls = append(p.calls, c)
 	p.events += len(c.items)
+	p.bytes += c.bytes
 	p.signal()
 	return nil
 }
@@ -105,6 +110,7 @@ func (p *pool) take(buf []*Call) []*Call {
 	clear(p.calls[rest:])
 	p.calls = p.calls[:rest]
 	p.events -= events
+	p.bytes -= bytes
 	return buf
 }
 
