@@ -153,13 +153,11 @@ func (w *Witness) lookBack(ctx context.Context, last *latest, r *request, verifi
 	if r.Size < last.Size || (r.Size == last.Size && !forked) {
 		return nil
 	}
-	// A cosignature that does not verify is somebody's forgery, or of a key that this
-	// witness has no more: unknown, so ignored.
-	at, err := w.ownTime(r.Checkpoint, r.sigs)
-	if err != nil || at == 0 {
+	// Lines that do not verify are somebody's forgeries and say nothing.
+	if at, _ := w.ownTime(r.Checkpoint, r.sigs); at == 0 {
 		return nil
 	}
-	err = fmt.Errorf("%w: this witness cosigned size %d root %x of %q, but its state says size %d root %x",
+	err := fmt.Errorf("%w: this witness cosigned size %d root %x of %q, but its state says size %d root %x",
 		ErrWentBack, r.Size, r.Root, r.Origin, last.Size, last.Root)
 	w.stop(errors.Join(err, w.counter.condemn()))
 	return w.Err()

@@ -158,22 +158,25 @@ func (w *Witness) parseState(origin string, cell []byte) (*latest, error) {
 	return &latest{Checkpoint: c, note: []byte(s.Note), time: at, revision: s.Revision, cell: cell}, nil
 }
 
-// ownTime verifies the cosignatures of this witness among sigs and returns their time, the
-// latest if they differ, 0 when there is none.
-func (w *Witness) ownTime(c checkpoint.Checkpoint, sigs []checkpoint.Signature) (uint64, error) {
-	var latest uint64
+// ownTime verifies the cosignatures of this witness among sigs and returns the time of
+// those that are good, the latest if they differ, 0 when there is none. The error is about
+// those that are not.
+func (w *Witness) ownTime(c checkpoint.Checkpoint, sigs []checkpoint.Signature) (latest uint64, bad error) {
 	for _, s := range sigs {
 		for _, k := range w.signers {
-			if v := k.VerifierKey(); v.Made(s) {
-				at, err := v.Verify(c, s)
-				if err != nil {
-					return 0, fmt.Errorf("%v cosignature of this witness: %w", v.Type(), err)
-				}
-				latest = max(latest, at)
+			v := k.VerifierKey()
+			if !v.Made(s) {
+				continue
 			}
+			at, err := v.Verify(c, s)
+			if err != nil {
+				bad = fmt.Errorf("%v cosignature of this witness: %w", v.Type(), err)
+				continue
+			}
+			latest = max(latest, at)
 		}
 	}
-	return latest, nil
+	return latest, bad
 }
 
 // encodeJSON is for types that always encode.
