@@ -28,7 +28,7 @@ func TestKeyRotation(t *testing.T) {
 	with := func(keys []*checkpoint.SignerKey, from, to uint64) []byte {
 		return l.bundle(t, from, to, l.sign(t, l.at(to), keys...))
 	}
-	w.refused(t, with(renewed, 3, 4), http.StatusForbidden)
+	w.wantRefused(t, with(renewed, 3, 4), http.StatusForbidden)
 	if err := w.Enroll(ctx, witness.Log{Origin: testOrigin, Keys: []checkpoint.VerifierKey{renewed[0].VerifierKey()}}); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestKeyRotation(t *testing.T) {
 		}
 	}
 	w.reopen(t)
-	w.refused(t, with(old, 5, 6), http.StatusForbidden)
+	w.wantRefused(t, with(old, 5, 6), http.StatusForbidden)
 	w.add(t, with(renewed, 5, 6))
 	if err := w.RemoveKey(ctx, testOrigin, renewed[0].VerifierKey()); err == nil {
 		t.Error("the last key of a log was removed")
@@ -57,9 +57,9 @@ func TestRemove(t *testing.T) {
 	if err := w.Remove(ctx, testOrigin); err != nil {
 		t.Fatal(err)
 	}
-	w.refused(t, l.request(t, 3, 4), http.StatusNotFound)
+	w.wantRefused(t, l.request(t, 3, 4), http.StatusNotFound)
 	w.reopen(t)
-	w.refused(t, l.request(t, 3, 4), http.StatusNotFound)
+	w.wantRefused(t, l.request(t, 3, 4), http.StatusNotFound)
 	if err := w.Remove(ctx, testOrigin); !errors.Is(err, witness.ErrNotEnrolled) {
 		t.Errorf("removing again: %v, want ErrNotEnrolled", err)
 	}
@@ -72,7 +72,7 @@ func TestRemove(t *testing.T) {
 	if err := w.Enroll(ctx, l.enrolment()); err != nil {
 		t.Fatal(err)
 	}
-	if e := w.refused(t, l.request(t, 0, 4), http.StatusConflict); e.Size != 3 {
+	if e := w.wantRefused(t, l.request(t, 0, 4), http.StatusConflict); e.Size != 3 {
 		t.Errorf("a log that came back starts at %d, want 3", e.Size)
 	}
 	w.add(t, l.request(t, 3, 4))
@@ -168,7 +168,7 @@ func TestBudget(t *testing.T) {
 		if n != 11 {
 			t.Errorf("the same tree was cosigned %d times again, want 11", n)
 		}
-		w.refused(t, l.request(t, 0, 2), http.StatusConflict) // costs nothing
+		w.wantRefused(t, l.request(t, 0, 2), http.StatusConflict) // costs nothing
 		size := uint64(1)
 		for ; ; size++ {
 			_, err := w.AddCheckpoint(context.Background(), l.request(t, size, size+1))
@@ -186,6 +186,6 @@ func TestBudget(t *testing.T) {
 		}
 		time.Sleep(time.Hour + time.Second)
 		w.add(t, l.request(t, size, size+1))
-		w.refused(t, l.request(t, size+1, size+2), http.StatusTooManyRequests)
+		w.wantRefused(t, l.request(t, size+1, size+2), http.StatusTooManyRequests)
 	})
 }

@@ -44,8 +44,8 @@ func TestEvidence(t *testing.T) {
 	note := fork.sign(t, fork.at(8), l.keys[1], stranger, l.keys[0])
 	// The order of checks hides the fork behind 409 in one, and shows it with 422 in the
 	// other; the evidence is the same.
-	w.refused(t, fork.bundle(t, 3, 8, note), http.StatusConflict)
-	w.refused(t, fork.bundle(t, 8, 8, note), http.StatusUnprocessableEntity)
+	w.wantRefused(t, fork.bundle(t, 3, 8, note), http.StatusConflict)
+	w.wantRefused(t, fork.bundle(t, 8, 8, note), http.StatusUnprocessableEntity)
 	files, err := witness.EvidenceFiles(w.evidence())
 	if err != nil || len(files) != 1 {
 		t.Fatalf("evidence is %v, %v; want one file", files, err)
@@ -81,9 +81,9 @@ func TestNoEvidence(t *testing.T) {
 	w := inMemory(t, l)
 	w.add(t, l.request(t, 0, 8))
 	fork := l.forked("fork")
-	w.refused(t, fork.request(t, 3, 5), http.StatusConflict)
-	w.refused(t, fork.request(t, 8, 9), http.StatusUnprocessableEntity)
-	w.refused(t, l.bundle(t, 8, 9, l.sign(t, l.at(9), key(t, "stranger.test", checkpoint.TypeEd25519, 1))), http.StatusForbidden)
+	w.wantRefused(t, fork.request(t, 3, 5), http.StatusConflict)
+	w.wantRefused(t, fork.request(t, 8, 9), http.StatusUnprocessableEntity)
+	w.wantRefused(t, l.bundle(t, 8, 9, l.sign(t, l.at(9), key(t, "stranger.test", checkpoint.TypeEd25519, 1))), http.StatusForbidden)
 	if files, err := witness.EvidenceFiles(w.evidence()); err != nil || len(files) != 0 {
 		t.Errorf("evidence is %v, %v; want none", files, err)
 	}
@@ -96,7 +96,7 @@ func TestEvidenceIsBounded(t *testing.T) {
 	w.add(t, l.request(t, 0, 8))
 	for i := range 40 {
 		fork := l.forked(fmt.Sprint(i))
-		w.refused(t, fork.bundle(t, 8, 8, fork.sign(t, fork.at(8), l.keys[0])), http.StatusUnprocessableEntity)
+		w.wantRefused(t, fork.bundle(t, 8, 8, fork.sign(t, fork.at(8), l.keys[0])), http.StatusUnprocessableEntity)
 	}
 	if files, err := witness.EvidenceFiles(w.evidence()); err != nil || len(files) != 16 {
 		t.Errorf("%d files of evidence, %v; want 16", len(files), err)

@@ -279,6 +279,7 @@ func (w *Witness) Logs() []Status {
 // Close brings the counter file up to date and closes it. Calls that are under way must
 // have ended. The store stays open.
 func (w *Witness) Close() error {
-	w.stop(fs.ErrClosed)
+	err := fmt.Errorf("%w: %w", ErrStopped, fs.ErrClosed)
+	w.stopped.CompareAndSwap(nil, &err)
 	return w.counter.Close()
 }

@@ -212,8 +212,8 @@ func (w *testWitness) add(t testing.TB, body []byte) []byte {
 	return lines
 }
 
-// refused sends a request that must be refused with a status.
-func (w *testWitness) refused(t testing.TB, body []byte, status int) *witness.RefusalError {
+// wantRefused sends a request that must be refused with a status.
+func (w *testWitness) wantRefused(t testing.TB, body []byte, status int) *witness.RefusalError {
 	t.Helper()
 	_, err := w.AddCheckpoint(context.Background(), body)
 	e, ok := errors.AsType[*witness.RefusalError](err)
@@ -301,7 +301,7 @@ func TestStatus(t *testing.T) {
 	w.add(t, l.request(t, 0, 8))
 	for name, c := range statusCases(t, l) {
 		t.Run(name, func(t *testing.T) {
-			e := w.refused(t, c.body, c.status)
+			e := w.wantRefused(t, c.body, c.status)
 			if c.status == http.StatusConflict && e.Size != 8 {
 				t.Errorf("the conflict states size %d, want 8", e.Size)
 			}
@@ -370,14 +370,14 @@ func statusCases(t *testing.T, l *testLog) map[string]statusCase {
 func TestStatusOfFirstContact(t *testing.T) {
 	l := newLog(t, testOrigin, testOrigin)
 	w := inMemory(t, l)
-	if e := w.refused(t, l.request(t, 4, 5), http.StatusConflict); e.Size != 0 {
+	if e := w.wantRefused(t, l.request(t, 4, 5), http.StatusConflict); e.Size != 0 {
 		t.Errorf("the conflict states size %d, want 0", e.Size)
 	}
 	bad := l.at(0)
 	bad.Root[0] ^= 1
-	w.refused(t, l.bundle(t, 0, 0, l.sign(t, bad, l.keys[0])), http.StatusUnprocessableEntity)
+	w.wantRefused(t, l.bundle(t, 0, 0, l.sign(t, bad, l.keys[0])), http.StatusUnprocessableEntity)
 	u := consistency.Bundle{Hashes: make([][32]byte, 1), Checkpoint: l.sign(t, l.at(5))}
-	w.refused(t, u.Append(nil), http.StatusUnprocessableEntity)
+	w.wantRefused(t, u.Append(nil), http.StatusUnprocessableEntity)
 	w.add(t, l.request(t, 0, 0))
 	w.add(t, l.request(t, 0, 5))
 }
@@ -445,7 +445,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.open(t)
-		if e := w.refused(t, l.request(t, old, size), http.StatusConflict); e.Size != size {
+		if e := w.wantRefused(t, l.request(t, old, size), http.StatusConflict); e.Size != size {
 			t.Errorf("after a restart the size is %d, want %d", e.Size, size)
 		}
 		if after, _ := w.Checkpoint(hash(l.origin)); string(after) != string(before) {
