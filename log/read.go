@@ -7,6 +7,7 @@ import (
 
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/receipt"
+	"github.com/keytrail/keytrail/proto/tile"
 )
 
 // Published returns the latest published checkpoint; its Note is nil before the first.
@@ -92,6 +93,22 @@ func (l *Log) Payloads(ctx context.Context, start, end uint64, fn func(index uin
 		return fmt.Errorf("%w: index %d, published are %d", ErrUnpublished, end-1, pub.Size)
 	}
 	return l.store.Payloads(ctx, start, end, fn)
+}
+
+// Tile reads a tile of the published tree as storage.Store.Tile does.
+func (l *Log) Tile(ctx context.Context, level uint8, index uint64, width int) ([]byte, error) {
+	if pub := l.Published(); tile.WidthAt(level, index, pub.Size) < width {
+		return nil, fmt.Errorf("%w: tile %d/%d of width %d, published are %d entries", ErrUnpublished, level, index, width, pub.Size)
+	}
+	return l.store.Tile(ctx, level, index, width)
+}
+
+// Leaves reads published leaves as storage.Store.Leaves does.
+func (l *Log) Leaves(ctx context.Context, start, end uint64, fn func(index uint64, leaf []byte) error) error {
+	if pub := l.Published(); end > pub.Size {
+		return fmt.Errorf("%w: index %d, published are %d", ErrUnpublished, end-1, pub.Size)
+	}
+	return l.store.Leaves(ctx, start, end, fn)
 }
 
 // Receipt returns the tlog-proof of a published entry, with salt and record as extra data,

@@ -8,11 +8,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// HTTP returns the handler of /healthz, /readyz and /metrics.
+// HTTP returns the handler of /healthz, /readyz and /metrics, and of the tile API (C2SP
+// tlog-tiles): /checkpoint, /tile/…. Tiles hold hashes and salted commitments only.
 func (s *Server) HTTP(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthy)
 	mux.HandleFunc("GET /readyz", s.healthy)
+	mux.HandleFunc("GET /checkpoint", s.checkpoint)
+	mux.HandleFunc("GET /tile/", s.tile)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	return mux
 }
