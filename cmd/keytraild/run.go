@@ -105,7 +105,16 @@ func start(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		return nil
 	}
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	return run(ctx, d, creds, logger, stdout)
+	if err := run(ctx, d, creds, logger, stdout); !stoppedAtStart(ctx, err) {
+		return err
+	}
+	return nil
+}
+
+// stoppedAtStart says whether an interrupt came before the log was open: nothing has been
+// taken then, and the stop is a clean one.
+func stoppedAtStart(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, context.Canceled)
 }
 
 // loadTLS returns nil when no TLS is configured.
