@@ -138,13 +138,17 @@ func (c *Counter) save() {
 	}
 }
 
-// condemn makes the file say that the store has lost a change, so that the witness stays
+// condemned is how many changes a store lost of which nobody knows how many it lost: more
+// than can be under way.
+const condemned = 1 << 32
+
+// condemn makes the file say that the store has lost changes, so that the witness stays
 // stopped when it is started again.
 func (c *Counter) condemn() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	return c.write(c.count + 1)
+	return c.write(c.count + condemned)
 }
 
 // Close brings the file up to date.

@@ -56,7 +56,7 @@ func (w *Witness) Metrics() []prometheus.Collector {
 	m := w.metrics
 	return []prometheus.Collector{
 		m.answers, m.seconds, m.cosignatures, m.forks,
-		gauge("logs", "Enrolled logs.", func() float64 { return float64(len(w.Logs())) }),
+		gauge("logs", "Enrolled logs.", func() float64 { return float64(w.enrolledLogs()) }),
 		gauge("last_cosigned_timestamp_seconds", "When a checkpoint was last cosigned, since 1970.",
 			func() float64 { return float64(m.last.Load()) }),
 		gauge("stopped", "1 when the witness cosigns nothing more until it is started again.", func() float64 {

@@ -276,6 +276,18 @@ func (w *Witness) Logs() []Status {
 	return out
 }
 
+// enrolledLogs counts the enrolled logs.
+func (w *Witness) enrolledLogs() (n int) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, t := range w.origins {
+		if t.log.Load() != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Close brings the counter file up to date and closes it. Calls that are under way must
 // have ended. The store stays open.
 func (w *Witness) Close() error {

@@ -183,9 +183,13 @@ func (l location) config(logger *slog.Logger) (witness.Config, error) {
 
 // hint says what to do about state that is missing, damaged or too old.
 func (l location) hint(err error) error {
-	if errors.Is(err, witness.ErrWentBack) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrCorrupt) {
-		return cli.Hint(err, "bring back the newest state; if it is lost, start a new witness with new keys, or accept what is there "+
-			"with the newest checkpoints that this witness cosigned: keytrail-witness adopt --dir %s CHECKPOINT…", l.dir)
+	switch _, statErr := os.Stat(l.store()); {
+	case errors.Is(err, storage.ErrCorrupt), errors.Is(err, fs.ErrNotExist) && statErr != nil:
+		return cli.Hint(err, "bring back a good copy of %s; if there is none, make a new witness with new keys: "+
+			"what this one has cosigned is not known any more", l.store())
+	case errors.Is(err, witness.ErrWentBack), errors.Is(err, fs.ErrNotExist):
+		return cli.Hint(err, "bring back the newest store and counter file; if they are lost, accept the store as it is with the newest "+
+			"checkpoints that this witness cosigned: keytrail-witness adopt --dir %s CHECKPOINT…; or make a new witness with new keys", l.dir)
 	}
 	return err
 }

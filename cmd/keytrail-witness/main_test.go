@@ -279,7 +279,7 @@ func TestRefusesToStart(t *testing.T) {
 		"readable key": {func(dir string) error { return os.Chmod(filepath.Join(dir, "keys", "mldsa44.key"), 0o640) }, "others can read it"},
 		"no key":       {func(dir string) error { return os.Remove(filepath.Join(dir, "keys", "mldsa44.key")) }, "hint: make a witness with"},
 		"no counter":   {func(dir string) error { return os.Remove(filepath.Join(dir, "counter")) }, "keytrail-witness adopt"},
-		"no store":     {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "store")) }, "start a new witness with new keys"},
+		"no store":     {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "store")) }, "make a new witness with new keys"},
 		"another store": {func(dir string) error {
 			return errors.Join(os.RemoveAll(filepath.Join(dir, "store")), os.Rename(filepath.Join(newDir(), "store"), filepath.Join(dir, "store")))
 		}, "went back"},
