@@ -116,6 +116,7 @@ func (s *sequencer) writeBatches(ctx context.Context) error {
 func (s *sequencer) finish(err error) error {
 	for i, c := range s.calls {
 		c.err = err
+		c.items = nil // whoever is slow to take the results holds no events
 		close(c.done)
 		s.calls[i] = nil
 	}
