@@ -1,6 +1,7 @@
 package witness_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/memstore"
 	"github.com/keytrail/keytrail/storage/pebblestore"
 	"github.com/keytrail/keytrail/witness"
@@ -165,5 +167,50 @@ func TestDamagedCounter(t *testing.T) {
 		if _, err := witness.OpenCounter(path); err == nil {
 			t.Errorf("the counter file %q is read", damaged)
 		}
+	}
+}
+
+// TestDamagedState changes what is stored: a witness does not go on from what it did not
+// cosign.
+func TestDamagedState(t *testing.T) {
+	ctx := context.Background()
+	l, other := newLog(t, testOrigin, testOrigin), newLog(t, "log.test/two", "log.test/two")
+	cellOf := func(l *testLog) string { return "log/" + hash(l.origin) }
+	for name, damage := range map[string]func(cell, others []byte) []byte{
+		"another size":    func(cell, _ []byte) []byte { return bytes.Replace(cell, []byte(`\n5\n`), []byte(`\n6\n`), 1) },
+		"another log's":   func(_, others []byte) []byte { return others },
+		"cut off":         func(cell, _ []byte) []byte { return cell[:len(cell)-2] },
+		"something after": func(cell, _ []byte) []byte { return append(cell, '{') },
+		"other format":    func(cell, _ []byte) []byte { return bytes.Replace(cell, []byte("log/v1"), []byte("log/v2"), 1) },
+		"no cosignature": func(cell, _ []byte) []byte {
+			return bytes.ReplaceAll(cell, []byte("— witness.test/w1 "), []byte("— witness.test/w2 "))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := inMemory(t, l, other)
+			w.add(t, l.request(t, 0, 5))
+			w.add(t, other.request(t, 0, 5))
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			cell, err := w.store.Cell(ctx, cellOf(l))
+			if err != nil {
+				t.Fatal(err)
+			}
+			others, err := w.store.Cell(ctx, cellOf(other))
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := damage(bytes.Clone(cell), others)
+			if bytes.Equal(bad, cell) {
+				t.Fatal("nothing was damaged")
+			}
+			if err := w.store.SwapCell(ctx, cellOf(l), cell, bad); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.tryOpen(t); !errors.Is(err, storage.ErrCorrupt) {
+				t.Errorf("opening: %v, want storage.ErrCorrupt", err)
+			}
+		})
 	}
 }
