@@ -72,7 +72,7 @@ type Store struct {
 	// tail holds the framed leaves of the incomplete bundle, as its row does.
 	tail []byte
 
-	// swapping guards swaps: the swaps that wait for the next write. It is taken for
+	// swapping guards swaps: those that wait for the next write. It is taken for
 	// moments only, also by who holds write.
 	swapping sync.Mutex
 	swaps    []*swap

@@ -10,17 +10,17 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
-// swap is a SwapCell that waits. Whoever writes next takes all that wait into one batch, so
-// that swaps of different cells share a sync: a witness of many logs lives on that.
+// swap is a SwapCell that waits. Those that wait together are written in one batch, so that
+// swaps of different cells share a sync: a witness of many logs lives on that.
 type swap struct {
 	key, old, new []byte
-	// done and err are guarded by Store.write.
-	done bool
+	// done is closed when err is set.
+	done chan struct{}
 	err  error
 }
 
 // SwapCell implements storage.Store. Swaps that come while another write is being synced
-// are written together by the next one.
+// are written together: by the first of them, while the others wait for it and for no lock.
 func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) error {
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -29,34 +29,39 @@ func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) erro
 	if err := storage.CheckCellName(name); err != nil {
 		return err
 	}
-	w := &swap{key: cellKey(name), old: old, new: new}
+	w := &swap{key: cellKey(name), old: old, new: new, done: make(chan struct{})}
 	s.swapping.Lock()
+	first := len(s.swaps) == 0
 	s.swaps = append(s.swaps, w)
 	s.swapping.Unlock()
-	s.write.Lock()
-	defer s.write.Unlock()
-	if !w.done {
+	if first {
 		s.swapAll()
 	}
+	<-w.done
 	if w.err != nil {
 		return fmt.Errorf("swapping cell %q: %w", name, w.err)
 	}
 	return nil
 }
 
-// swapAll does every swap that waits, in the order in which they came. The caller holds
-// s.write.
+// swapAll does every swap that waits, in the order in which they came.
 func (s *Store) swapAll() {
+	s.write.Lock()
+	defer s.write.Unlock()
 	s.swapping.Lock()
 	swaps := s.swaps
 	s.swaps = nil
 	s.swapping.Unlock()
+	defer func() {
+		for _, w := range swaps {
+			close(w.done)
+		}
+	}()
 	// written holds the cells as this batch leaves them.
 	written := make(map[string][]byte)
 	var good []*swap
 	size := headSize + rowOverhead
 	for _, w := range swaps {
-		w.done = true
 		if w.err = s.checkSwap(w, written); w.err != nil {
 			continue
 		}
