@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -221,19 +222,24 @@ func (r *runner) result(ctx context.Context, it Item, res *rpc.AppendResult) (re
 }
 
 // conflict counts one, and finds out what differs if there is room for it in the summary.
+// The same record of the source, translated otherwise than before, is none: a newer
+// adapter does that, and an import that knew more causes.
 func (r *runner) conflict(ctx context.Context, it Item, e *rpc.AppendError) {
-	r.sum.Conflicts++
-	if len(r.sum.FirstConflicts) == MaxConflicts {
-		return
-	}
 	c := Conflict{EventID: it.Event.GetEventId(), File: it.File, Line: it.Line, Index: e.ExistingIndex}
 	if getter, ok := r.cfg.Appender.(EventGetter); ok && c.Index != nil {
 		// What cannot be fetched (it may not be published yet) is not explained.
 		if stored, err := getter.Event(ctx, *c.Index); err == nil {
+			if sum := stored.GetRaw().GetSha256(); len(sum) > 0 && bytes.Equal(sum, it.Event.GetRaw().GetSha256()) {
+				r.sum.Retranslated++
+				return
+			}
 			c.Differs = differing(stored, it.Event)
 		}
 	}
-	r.sum.FirstConflicts = append(r.sum.FirstConflicts, c)
+	r.sum.Conflicts++
+	if len(r.sum.FirstConflicts) < MaxConflicts {
+		r.sum.FirstConflicts = append(r.sum.FirstConflicts, c)
+	}
 }
 
 // differing names the fields that are not the same in a and b, in the order of event.proto.

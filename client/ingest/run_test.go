@@ -188,7 +188,7 @@ func TestRunExplainsConflicts(t *testing.T) {
 		return ev
 	}
 	for want, stored := range map[string]*keytrailv1.KeyEvent{
-		"only its cause (caused_by) differs": as(func(ev *keytrailv1.KeyEvent) { ev.CausedBy = &keytrailv1.Cause{EventId: "x"} }),
+		"what differs: caused_by": as(func(ev *keytrailv1.KeyEvent) { ev.CausedBy = &keytrailv1.Cause{EventId: "x"} }),
 		"what differs: operation, key": as(func(ev *keytrailv1.KeyEvent) {
 			ev.Operation = keytrailv1.Operation_OPERATION_USE_MAC
 			ev.Key = &keytrailv1.Key{Ref: "k"}
@@ -207,6 +207,48 @@ func TestRunExplainsConflicts(t *testing.T) {
 		}
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the summary does not say %q:\n%s", want, b.String())
+		}
+	}
+}
+
+// withRaw gives every event of an importer the hash of its source's record.
+type withRaw struct {
+	ingest.Importer
+	sum []byte
+}
+
+type rawSink struct {
+	ingest.Sink
+	sum []byte
+}
+
+func (s rawSink) Item(ctx context.Context, it ingest.Item) error {
+	it.Event.Raw = &keytrailv1.Raw{MediaType: "text/plain", Sha256: s.sum}
+	return s.Sink.Item(ctx, it)
+}
+
+func (w withRaw) Read(ctx context.Context, file string, r io.Reader, sink ingest.Sink) error {
+	return w.Importer.Read(ctx, file, r, rawSink{sink, w.sum})
+}
+
+// TestRunTellsOldRecordsFromConflicts imports a record that the log holds as another event:
+// of the same record it is a better translation, of another record a conflict.
+func TestRunTellsOldRecordsFromConflicts(t *testing.T) {
+	sums := map[bool][]byte{true: bytes.Repeat([]byte{1}, 32), false: bytes.Repeat([]byte{2}, 32)}
+	for same, sum := range sums {
+		stored := &keytrailv1.KeyEvent{
+			EventId: "c1", CausedBy: &keytrailv1.Cause{EventId: "x"},
+			Raw: &keytrailv1.Raw{MediaType: "text/plain", Sha256: sums[true]},
+		}
+		got, err := ingest.Run(t.Context(), ingest.Config{
+			Importer: withRaw{new(words), sum}, Inputs: []ingest.Input{{Name: ingest.Stdin}}, Stdin: strings.NewReader("c1"),
+			Appender: &explaining{stored: stored}, Rejects: ingest.NewRejectFile(filepath.Join(t.TempDir(), "r")),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (got.Retranslated == 1) != same || (got.Conflicts == 0) != same || got.Clean() != same {
+			t.Errorf("same record %v: %d translated otherwise, %d conflicts, clean %v", same, got.Retranslated, got.Conflicts, got.Clean())
 		}
 	}
 }

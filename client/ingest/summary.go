@@ -24,6 +24,9 @@ type Summary struct {
 	Logged int `json:"logged"`
 	// Duplicates were in the log already, with the same content.
 	Duplicates int `json:"already_logged"`
+	// Retranslated were in the log already too: the same record of the source, which this
+	// import translates otherwise than the one before. What is logged stays as it is.
+	Retranslated int `json:"already_logged_translated_otherwise,omitempty"`
 	// Conflicts have an id under which the log holds other content.
 	Conflicts int `json:"conflicts"`
 	// FirstConflicts are the first of them, at most MaxConflicts.
@@ -78,7 +81,7 @@ type opOutcome struct {
 // Clean reports that everything that was read is in the log.
 func (s *Summary) Clean() bool {
 	return s.Rejects == 0 && s.Refused == 0 && s.Conflicts == 0 && s.Unanswered == 0 &&
-		s.Events == s.Logged+s.Duplicates
+		s.Events == s.Logged+s.Duplicates+s.Retranslated
 }
 
 func (s *Summary) countEvent(ev *keytrailv1.KeyEvent) {
@@ -132,6 +135,7 @@ func (s *Summary) WriteTable(w io.Writer) error {
 			fmt.Fprintf(t, "%s\t%d%s\n", name, n, note)
 		}
 	}
+	row(s.Retranslated, "  already logged, translated otherwise", "")
 	row(s.Conflicts, "  in conflict with the log", "")
 	row(s.Refused, "  refused by the log", s.inFile())
 	row(s.Unanswered, "  sent without an answer", "  (import again to settle them)")
@@ -164,10 +168,7 @@ func (c Conflict) where() string {
 		return "the log holds other content under this id"
 	}
 	where := fmt.Sprintf("index %d holds other content under this id", *c.Index)
-	switch {
-	case len(c.Differs) == 1 && c.Differs[0] == "caused_by":
-		where += ": the record was imported before, among other files, and only its cause (caused_by) differs"
-	case len(c.Differs) > 0:
+	if len(c.Differs) > 0 {
 		where += "; what differs: " + strings.Join(c.Differs, ", ")
 	}
 	return where
