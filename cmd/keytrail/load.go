@@ -105,6 +105,7 @@ func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, firs
 	if err != nil {
 		return err
 	}
+	slots := make(chan struct{}, l.Window) // a message under way holds one
 	sent := make(chan time.Time, l.Window)
 	var g errgroup.Group
 	g.Go(func() error {
@@ -116,21 +117,22 @@ func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, firs
 				req.Events = append(req.Events, l.event(rnd, i))
 			}
 			select {
-			case sent <- time.Now():
+			case slots <- struct{}{}:
 			case <-s.Context().Done():
 				return nil // the receiver has the reason
 			}
+			sent <- time.Now()
 			if err := s.Send(req); err != nil {
 				return nil
 			}
 		}
 		return s.CloseSend()
 	})
-	g.Go(func() error { return l.receive(s, sent) })
+	g.Go(func() error { return l.receive(s, slots, sent) })
 	return g.Wait()
 }
 
-func (l *load) receive(s rpc.LogService_AppendStreamClient, sent <-chan time.Time) error {
+func (l *load) receive(s rpc.LogService_AppendStreamClient, slots <-chan struct{}, sent <-chan time.Time) error {
 	var times []uint32
 	defer func() {
 		l.mu.Lock()
@@ -146,6 +148,7 @@ func (l *load) receive(s rpc.LogService_AppendStreamClient, sent <-chan time.Tim
 			return err
 		}
 		times = append(times, uint32(time.Since(<-sent).Microseconds()))
+		<-slots
 		for _, r := range res.GetResults() {
 			if e := r.GetError(); e != nil {
 				return fmt.Errorf("the log refused an event: %s", e.GetMessage())
