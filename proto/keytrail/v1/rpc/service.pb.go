@@ -10,6 +10,7 @@ import (
 	v1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -31,8 +32,12 @@ const (
 	Wait_WAIT_UNSPECIFIED Wait = 0
 	// The entry and the tree that holds it are on stable storage.
 	Wait_WAIT_DURABLE Wait = 1
-	// A published checkpoint covers the entry; the answer carries the receipt.
+	// A published checkpoint covers the entry; the answer carries the receipt, with the
+	// cosignatures that the log's policy demands, if it demands any.
 	Wait_WAIT_PUBLISHED Wait = 2
+	// As WAIT_PUBLISHED, and FAILED_PRECONDITION before anything is recorded when the
+	// log's policy demands no witness.
+	Wait_WAIT_WITNESSED Wait = 3
 )
 
 // Enum value maps for Wait.
@@ -41,11 +46,13 @@ var (
 		0: "WAIT_UNSPECIFIED",
 		1: "WAIT_DURABLE",
 		2: "WAIT_PUBLISHED",
+		3: "WAIT_WITNESSED",
 	}
 	Wait_value = map[string]int32{
 		"WAIT_UNSPECIFIED": 0,
 		"WAIT_DURABLE":     1,
 		"WAIT_PUBLISHED":   2,
+		"WAIT_WITNESSED":   3,
 	}
 )
 
@@ -1662,6 +1669,114 @@ func (x *GetReceiptResponse) GetReceipt() []byte {
 	return nil
 }
 
+type ReadPayloadsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First index.
+	Start uint64 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// One after the last, at most the published size; 0 means the published size.
+	End           uint64 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadPayloadsRequest) Reset() {
+	*x = ReadPayloadsRequest{}
+	mi := &file_keytrail_v1_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadPayloadsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadPayloadsRequest) ProtoMessage() {}
+
+func (x *ReadPayloadsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keytrail_v1_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadPayloadsRequest.ProtoReflect.Descriptor instead.
+func (*ReadPayloadsRequest) Descriptor() ([]byte, []int) {
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReadPayloadsRequest) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ReadPayloadsRequest) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+type ReadPayloadsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the first payload.
+	Start uint64 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Salt (32 bytes) and record of consecutive entries; empty where it was erased.
+	Payloads      [][]byte `protobuf:"bytes,2,rep,name=payloads,proto3" json:"payloads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadPayloadsResponse) Reset() {
+	*x = ReadPayloadsResponse{}
+	mi := &file_keytrail_v1_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadPayloadsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadPayloadsResponse) ProtoMessage() {}
+
+func (x *ReadPayloadsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keytrail_v1_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadPayloadsResponse.ProtoReflect.Descriptor instead.
+func (*ReadPayloadsResponse) Descriptor() ([]byte, []int) {
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReadPayloadsResponse) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ReadPayloadsResponse) GetPayloads() [][]byte {
+	if x != nil {
+		return x.Payloads
+	}
+	return nil
+}
+
 type GetLogInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1670,7 +1785,7 @@ type GetLogInfoRequest struct {
 
 func (x *GetLogInfoRequest) Reset() {
 	*x = GetLogInfoRequest{}
-	mi := &file_keytrail_v1_service_proto_msgTypes[26]
+	mi := &file_keytrail_v1_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1797,7 @@ func (x *GetLogInfoRequest) String() string {
 func (*GetLogInfoRequest) ProtoMessage() {}
 
 func (x *GetLogInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keytrail_v1_service_proto_msgTypes[26]
+	mi := &file_keytrail_v1_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1810,7 @@ func (x *GetLogInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetLogInfoRequest) Descriptor() ([]byte, []int) {
-	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{26}
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{28}
 }
 
 type GetLogInfoResponse struct {
@@ -1714,14 +1829,16 @@ type GetLogInfoResponse struct {
 	// How far the views behind lists and histories have read.
 	ViewedSize uint64 `protobuf:"varint,8,opt,name=viewed_size,json=viewedSize,proto3" json:"viewed_size,omitempty"`
 	// Of the server's program.
-	Version       string `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	// The witnesses that the log asks, in the order of its policy.
+	Witnesses     []*WitnessStatus `protobuf:"bytes,10,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetLogInfoResponse) Reset() {
 	*x = GetLogInfoResponse{}
-	mi := &file_keytrail_v1_service_proto_msgTypes[27]
+	mi := &file_keytrail_v1_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1850,7 @@ func (x *GetLogInfoResponse) String() string {
 func (*GetLogInfoResponse) ProtoMessage() {}
 
 func (x *GetLogInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keytrail_v1_service_proto_msgTypes[27]
+	mi := &file_keytrail_v1_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1863,7 @@ func (x *GetLogInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetLogInfoResponse) Descriptor() ([]byte, []int) {
-	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{27}
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetLogInfoResponse) GetOrigin() string {
@@ -1812,11 +1929,128 @@ func (x *GetLogInfoResponse) GetVersion() string {
 	return ""
 }
 
+func (x *GetLogInfoResponse) GetWitnesses() []*WitnessStatus {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
+// WitnessStatus is what the log knows of one witness, which has one URL and may have
+// several keys.
+type WitnessStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The witness's names in the policy, one for each key.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Url   string   `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Size of the tree that it cosigned last, as far as this process knows.
+	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// When it last cosigned; not set when it has not since this process started.
+	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
+	// How long that took.
+	Latency *durationpb.Duration `protobuf:"bytes,5,opt,name=latency,proto3" json:"latency,omitempty"`
+	// Why it does not cosign; empty when it does.
+	Problem string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When it will be asked again; not set when it can be asked now.
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// The problem is a contradiction between this log and the witness, not a failure: the
+	// witness is not asked again until the log is restarted.
+	Conflict      bool `protobuf:"varint,8,opt,name=conflict,proto3" json:"conflict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessStatus) Reset() {
+	*x = WitnessStatus{}
+	mi := &file_keytrail_v1_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessStatus) ProtoMessage() {}
+
+func (x *WitnessStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_keytrail_v1_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessStatus.ProtoReflect.Descriptor instead.
+func (*WitnessStatus) Descriptor() ([]byte, []int) {
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WitnessStatus) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *WitnessStatus) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WitnessStatus) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *WitnessStatus) GetLastSuccess() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccess
+	}
+	return nil
+}
+
+func (x *WitnessStatus) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *WitnessStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *WitnessStatus) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+func (x *WitnessStatus) GetConflict() bool {
+	if x != nil {
+		return x.Conflict
+	}
+	return false
+}
+
 var File_keytrail_v1_service_proto protoreflect.FileDescriptor
 
 const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19keytrail/v1/service.proto\x12\vkeytrail.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17keytrail/v1/event.proto\x1a\x1bkeytrail/v1/lifecycle.proto\"c\n" +
+	"\x19keytrail/v1/service.proto\x12\vkeytrail.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17keytrail/v1/event.proto\x1a\x1bkeytrail/v1/lifecycle.proto\"c\n" +
 	"\rAppendRequest\x12+\n" +
 	"\x05event\x18\x01 \x01(\v2\x15.keytrail.v1.KeyEventR\x05event\x12%\n" +
 	"\x04wait\x18\x02 \x01(\x0e2\x11.keytrail.v1.WaitR\x04wait\"4\n" +
@@ -1930,8 +2164,14 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x11GetReceiptRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\".\n" +
 	"\x12GetReceiptResponse\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt\"\x13\n" +
-	"\x11GetLogInfoRequest\"\xde\x02\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt\"=\n" +
+	"\x13ReadPayloadsRequest\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\x04R\x03end\"H\n" +
+	"\x14ReadPayloadsResponse\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x1a\n" +
+	"\bpayloads\x18\x02 \x03(\fR\bpayloads\"\x13\n" +
+	"\x11GetLogInfoRequest\"\x98\x03\n" +
 	"\x12GetLogInfoResponse\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12#\n" +
 	"\rverifier_keys\x18\x02 \x03(\tR\fverifierKeys\x12\x16\n" +
@@ -1942,11 +2182,23 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x13publication_problem\x18\a \x01(\tR\x12publicationProblem\x12\x1f\n" +
 	"\vviewed_size\x18\b \x01(\x04R\n" +
 	"viewedSize\x12\x18\n" +
-	"\aversion\x18\t \x01(\tR\aversion*B\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x128\n" +
+	"\twitnesses\x18\n" +
+	" \x03(\v2\x1a.keytrail.v1.WitnessStatusR\twitnesses\"\xac\x02\n" +
+	"\rWitnessStatus\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12=\n" +
+	"\flast_success\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x123\n" +
+	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x125\n" +
+	"\bretry_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x1a\n" +
+	"\bconflict\x18\b \x01(\bR\bconflict*V\n" +
 	"\x04Wait\x12\x14\n" +
 	"\x10WAIT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWAIT_DURABLE\x10\x01\x12\x12\n" +
-	"\x0eWAIT_PUBLISHED\x10\x022\xb1\a\n" +
+	"\x0eWAIT_PUBLISHED\x10\x02\x12\x12\n" +
+	"\x0eWAIT_WITNESSED\x10\x032\x88\b\n" +
 	"\n" +
 	"LogService\x12A\n" +
 	"\x06Append\x12\x1a.keytrail.v1.AppendRequest\x1a\x1b.keytrail.v1.AppendResponse\x12P\n" +
@@ -1959,7 +2211,8 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x11GetInclusionProof\x12%.keytrail.v1.GetInclusionProofRequest\x1a&.keytrail.v1.GetInclusionProofResponse\x12h\n" +
 	"\x13GetConsistencyProof\x12'.keytrail.v1.GetConsistencyProofRequest\x1a(.keytrail.v1.GetConsistencyProofResponse\x12M\n" +
 	"\n" +
-	"GetReceipt\x12\x1e.keytrail.v1.GetReceiptRequest\x1a\x1f.keytrail.v1.GetReceiptResponse\x12M\n" +
+	"GetReceipt\x12\x1e.keytrail.v1.GetReceiptRequest\x1a\x1f.keytrail.v1.GetReceiptResponse\x12U\n" +
+	"\fReadPayloads\x12 .keytrail.v1.ReadPayloadsRequest\x1a!.keytrail.v1.ReadPayloadsResponse0\x01\x12M\n" +
 	"\n" +
 	"GetLogInfo\x12\x1e.keytrail.v1.GetLogInfoRequest\x1a\x1f.keytrail.v1.GetLogInfoResponseB8Z6github.com/keytrail/keytrail/proto/keytrail/v1/rpc;rpcb\x06proto3"
 
@@ -1976,7 +2229,7 @@ func file_keytrail_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_keytrail_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_keytrail_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_keytrail_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_keytrail_v1_service_proto_goTypes = []any{
 	(Wait)(0),                           // 0: keytrail.v1.Wait
 	(*AppendRequest)(nil),               // 1: keytrail.v1.AppendRequest
@@ -2005,69 +2258,79 @@ var file_keytrail_v1_service_proto_goTypes = []any{
 	(*GetConsistencyProofResponse)(nil), // 24: keytrail.v1.GetConsistencyProofResponse
 	(*GetReceiptRequest)(nil),           // 25: keytrail.v1.GetReceiptRequest
 	(*GetReceiptResponse)(nil),          // 26: keytrail.v1.GetReceiptResponse
-	(*GetLogInfoRequest)(nil),           // 27: keytrail.v1.GetLogInfoRequest
-	(*GetLogInfoResponse)(nil),          // 28: keytrail.v1.GetLogInfoResponse
-	(*v1.KeyEvent)(nil),                 // 29: keytrail.v1.KeyEvent
-	(*timestamppb.Timestamp)(nil),       // 30: google.protobuf.Timestamp
-	(v1.Operation)(0),                   // 31: keytrail.v1.Operation
-	(v1.Outcome)(0),                     // 32: keytrail.v1.Outcome
-	(*v1.LifecycleState)(nil),           // 33: keytrail.v1.LifecycleState
-	(*v1.Finding)(nil),                  // 34: keytrail.v1.Finding
+	(*ReadPayloadsRequest)(nil),         // 27: keytrail.v1.ReadPayloadsRequest
+	(*ReadPayloadsResponse)(nil),        // 28: keytrail.v1.ReadPayloadsResponse
+	(*GetLogInfoRequest)(nil),           // 29: keytrail.v1.GetLogInfoRequest
+	(*GetLogInfoResponse)(nil),          // 30: keytrail.v1.GetLogInfoResponse
+	(*WitnessStatus)(nil),               // 31: keytrail.v1.WitnessStatus
+	(*v1.KeyEvent)(nil),                 // 32: keytrail.v1.KeyEvent
+	(*timestamppb.Timestamp)(nil),       // 33: google.protobuf.Timestamp
+	(v1.Operation)(0),                   // 34: keytrail.v1.Operation
+	(v1.Outcome)(0),                     // 35: keytrail.v1.Outcome
+	(*v1.LifecycleState)(nil),           // 36: keytrail.v1.LifecycleState
+	(*v1.Finding)(nil),                  // 37: keytrail.v1.Finding
+	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
 }
 var file_keytrail_v1_service_proto_depIdxs = []int32{
-	29, // 0: keytrail.v1.AppendRequest.event:type_name -> keytrail.v1.KeyEvent
+	32, // 0: keytrail.v1.AppendRequest.event:type_name -> keytrail.v1.KeyEvent
 	0,  // 1: keytrail.v1.AppendRequest.wait:type_name -> keytrail.v1.Wait
 	3,  // 2: keytrail.v1.AppendResponse.ack:type_name -> keytrail.v1.Ack
-	30, // 3: keytrail.v1.Ack.logged_at:type_name -> google.protobuf.Timestamp
-	29, // 4: keytrail.v1.AppendBatchRequest.events:type_name -> keytrail.v1.KeyEvent
+	33, // 3: keytrail.v1.Ack.logged_at:type_name -> google.protobuf.Timestamp
+	32, // 4: keytrail.v1.AppendBatchRequest.events:type_name -> keytrail.v1.KeyEvent
 	0,  // 5: keytrail.v1.AppendBatchRequest.wait:type_name -> keytrail.v1.Wait
 	8,  // 6: keytrail.v1.AppendBatchResponse.results:type_name -> keytrail.v1.AppendResult
-	29, // 7: keytrail.v1.AppendStreamRequest.events:type_name -> keytrail.v1.KeyEvent
+	32, // 7: keytrail.v1.AppendStreamRequest.events:type_name -> keytrail.v1.KeyEvent
 	0,  // 8: keytrail.v1.AppendStreamRequest.wait:type_name -> keytrail.v1.Wait
 	8,  // 9: keytrail.v1.AppendStreamResponse.results:type_name -> keytrail.v1.AppendResult
 	3,  // 10: keytrail.v1.AppendResult.ack:type_name -> keytrail.v1.Ack
 	9,  // 11: keytrail.v1.AppendResult.error:type_name -> keytrail.v1.AppendError
 	10, // 12: keytrail.v1.AppendError.field_violations:type_name -> keytrail.v1.FieldViolation
-	30, // 13: keytrail.v1.Entry.logged_at:type_name -> google.protobuf.Timestamp
-	29, // 14: keytrail.v1.Entry.key_event:type_name -> keytrail.v1.KeyEvent
+	33, // 13: keytrail.v1.Entry.logged_at:type_name -> google.protobuf.Timestamp
+	32, // 14: keytrail.v1.Entry.key_event:type_name -> keytrail.v1.KeyEvent
 	11, // 15: keytrail.v1.GetEntryResponse.entry:type_name -> keytrail.v1.Entry
-	31, // 16: keytrail.v1.ListEntriesRequest.operations:type_name -> keytrail.v1.Operation
-	32, // 17: keytrail.v1.ListEntriesRequest.outcomes:type_name -> keytrail.v1.Outcome
-	30, // 18: keytrail.v1.ListEntriesRequest.time_from:type_name -> google.protobuf.Timestamp
-	30, // 19: keytrail.v1.ListEntriesRequest.time_to:type_name -> google.protobuf.Timestamp
+	34, // 16: keytrail.v1.ListEntriesRequest.operations:type_name -> keytrail.v1.Operation
+	35, // 17: keytrail.v1.ListEntriesRequest.outcomes:type_name -> keytrail.v1.Outcome
+	33, // 18: keytrail.v1.ListEntriesRequest.time_from:type_name -> google.protobuf.Timestamp
+	33, // 19: keytrail.v1.ListEntriesRequest.time_to:type_name -> google.protobuf.Timestamp
 	11, // 20: keytrail.v1.ListEntriesResponse.entries:type_name -> keytrail.v1.Entry
 	18, // 21: keytrail.v1.GetKeyHistoryResponse.events:type_name -> keytrail.v1.HistoryEvent
 	11, // 22: keytrail.v1.HistoryEvent.entry:type_name -> keytrail.v1.Entry
-	33, // 23: keytrail.v1.HistoryEvent.state_after:type_name -> keytrail.v1.LifecycleState
-	34, // 24: keytrail.v1.HistoryEvent.findings:type_name -> keytrail.v1.Finding
-	30, // 25: keytrail.v1.GetLogInfoResponse.published_at:type_name -> google.protobuf.Timestamp
-	1,  // 26: keytrail.v1.LogService.Append:input_type -> keytrail.v1.AppendRequest
-	4,  // 27: keytrail.v1.LogService.AppendBatch:input_type -> keytrail.v1.AppendBatchRequest
-	6,  // 28: keytrail.v1.LogService.AppendStream:input_type -> keytrail.v1.AppendStreamRequest
-	12, // 29: keytrail.v1.LogService.GetEntry:input_type -> keytrail.v1.GetEntryRequest
-	14, // 30: keytrail.v1.LogService.ListEntries:input_type -> keytrail.v1.ListEntriesRequest
-	16, // 31: keytrail.v1.LogService.GetKeyHistory:input_type -> keytrail.v1.GetKeyHistoryRequest
-	19, // 32: keytrail.v1.LogService.GetCheckpoint:input_type -> keytrail.v1.GetCheckpointRequest
-	21, // 33: keytrail.v1.LogService.GetInclusionProof:input_type -> keytrail.v1.GetInclusionProofRequest
-	23, // 34: keytrail.v1.LogService.GetConsistencyProof:input_type -> keytrail.v1.GetConsistencyProofRequest
-	25, // 35: keytrail.v1.LogService.GetReceipt:input_type -> keytrail.v1.GetReceiptRequest
-	27, // 36: keytrail.v1.LogService.GetLogInfo:input_type -> keytrail.v1.GetLogInfoRequest
-	2,  // 37: keytrail.v1.LogService.Append:output_type -> keytrail.v1.AppendResponse
-	5,  // 38: keytrail.v1.LogService.AppendBatch:output_type -> keytrail.v1.AppendBatchResponse
-	7,  // 39: keytrail.v1.LogService.AppendStream:output_type -> keytrail.v1.AppendStreamResponse
-	13, // 40: keytrail.v1.LogService.GetEntry:output_type -> keytrail.v1.GetEntryResponse
-	15, // 41: keytrail.v1.LogService.ListEntries:output_type -> keytrail.v1.ListEntriesResponse
-	17, // 42: keytrail.v1.LogService.GetKeyHistory:output_type -> keytrail.v1.GetKeyHistoryResponse
-	20, // 43: keytrail.v1.LogService.GetCheckpoint:output_type -> keytrail.v1.GetCheckpointResponse
-	22, // 44: keytrail.v1.LogService.GetInclusionProof:output_type -> keytrail.v1.GetInclusionProofResponse
-	24, // 45: keytrail.v1.LogService.GetConsistencyProof:output_type -> keytrail.v1.GetConsistencyProofResponse
-	26, // 46: keytrail.v1.LogService.GetReceipt:output_type -> keytrail.v1.GetReceiptResponse
-	28, // 47: keytrail.v1.LogService.GetLogInfo:output_type -> keytrail.v1.GetLogInfoResponse
-	37, // [37:48] is the sub-list for method output_type
-	26, // [26:37] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	36, // 23: keytrail.v1.HistoryEvent.state_after:type_name -> keytrail.v1.LifecycleState
+	37, // 24: keytrail.v1.HistoryEvent.findings:type_name -> keytrail.v1.Finding
+	33, // 25: keytrail.v1.GetLogInfoResponse.published_at:type_name -> google.protobuf.Timestamp
+	31, // 26: keytrail.v1.GetLogInfoResponse.witnesses:type_name -> keytrail.v1.WitnessStatus
+	33, // 27: keytrail.v1.WitnessStatus.last_success:type_name -> google.protobuf.Timestamp
+	38, // 28: keytrail.v1.WitnessStatus.latency:type_name -> google.protobuf.Duration
+	33, // 29: keytrail.v1.WitnessStatus.retry_at:type_name -> google.protobuf.Timestamp
+	1,  // 30: keytrail.v1.LogService.Append:input_type -> keytrail.v1.AppendRequest
+	4,  // 31: keytrail.v1.LogService.AppendBatch:input_type -> keytrail.v1.AppendBatchRequest
+	6,  // 32: keytrail.v1.LogService.AppendStream:input_type -> keytrail.v1.AppendStreamRequest
+	12, // 33: keytrail.v1.LogService.GetEntry:input_type -> keytrail.v1.GetEntryRequest
+	14, // 34: keytrail.v1.LogService.ListEntries:input_type -> keytrail.v1.ListEntriesRequest
+	16, // 35: keytrail.v1.LogService.GetKeyHistory:input_type -> keytrail.v1.GetKeyHistoryRequest
+	19, // 36: keytrail.v1.LogService.GetCheckpoint:input_type -> keytrail.v1.GetCheckpointRequest
+	21, // 37: keytrail.v1.LogService.GetInclusionProof:input_type -> keytrail.v1.GetInclusionProofRequest
+	23, // 38: keytrail.v1.LogService.GetConsistencyProof:input_type -> keytrail.v1.GetConsistencyProofRequest
+	25, // 39: keytrail.v1.LogService.GetReceipt:input_type -> keytrail.v1.GetReceiptRequest
+	27, // 40: keytrail.v1.LogService.ReadPayloads:input_type -> keytrail.v1.ReadPayloadsRequest
+	29, // 41: keytrail.v1.LogService.GetLogInfo:input_type -> keytrail.v1.GetLogInfoRequest
+	2,  // 42: keytrail.v1.LogService.Append:output_type -> keytrail.v1.AppendResponse
+	5,  // 43: keytrail.v1.LogService.AppendBatch:output_type -> keytrail.v1.AppendBatchResponse
+	7,  // 44: keytrail.v1.LogService.AppendStream:output_type -> keytrail.v1.AppendStreamResponse
+	13, // 45: keytrail.v1.LogService.GetEntry:output_type -> keytrail.v1.GetEntryResponse
+	15, // 46: keytrail.v1.LogService.ListEntries:output_type -> keytrail.v1.ListEntriesResponse
+	17, // 47: keytrail.v1.LogService.GetKeyHistory:output_type -> keytrail.v1.GetKeyHistoryResponse
+	20, // 48: keytrail.v1.LogService.GetCheckpoint:output_type -> keytrail.v1.GetCheckpointResponse
+	22, // 49: keytrail.v1.LogService.GetInclusionProof:output_type -> keytrail.v1.GetInclusionProofResponse
+	24, // 50: keytrail.v1.LogService.GetConsistencyProof:output_type -> keytrail.v1.GetConsistencyProofResponse
+	26, // 51: keytrail.v1.LogService.GetReceipt:output_type -> keytrail.v1.GetReceiptResponse
+	28, // 52: keytrail.v1.LogService.ReadPayloads:output_type -> keytrail.v1.ReadPayloadsResponse
+	30, // 53: keytrail.v1.LogService.GetLogInfo:output_type -> keytrail.v1.GetLogInfoResponse
+	42, // [42:54] is the sub-list for method output_type
+	30, // [30:42] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_keytrail_v1_service_proto_init() }
@@ -2089,7 +2352,7 @@ func file_keytrail_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keytrail_v1_service_proto_rawDesc), len(file_keytrail_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	LogService_GetInclusionProof_FullMethodName   = "/keytrail.v1.LogService/GetInclusionProof"
 	LogService_GetConsistencyProof_FullMethodName = "/keytrail.v1.LogService/GetConsistencyProof"
 	LogService_GetReceipt_FullMethodName          = "/keytrail.v1.LogService/GetReceipt"
+	LogService_ReadPayloads_FullMethodName        = "/keytrail.v1.LogService/ReadPayloads"
 	LogService_GetLogInfo_FullMethodName          = "/keytrail.v1.LogService/GetLogInfo"
 )
 
@@ -70,6 +71,9 @@ type LogServiceClient interface {
 	GetConsistencyProof(ctx context.Context, in *GetConsistencyProofRequest, opts ...grpc.CallOption) (*GetConsistencyProofResponse, error)
 	// GetReceipt returns a tlog-proof that verifies offline.
 	GetReceipt(ctx context.Context, in *GetReceiptRequest, opts ...grpc.CallOption) (*GetReceiptResponse, error)
+	// ReadPayloads streams what is behind published leaves: salt and record, as they are
+	// hashed. Whoever keeps a copy of the log, or checks all of it, reads it this way.
+	ReadPayloads(ctx context.Context, in *ReadPayloadsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadPayloadsResponse], error)
 	// GetLogInfo describes the log and how far it has got.
 	GetLogInfo(ctx context.Context, in *GetLogInfoRequest, opts ...grpc.CallOption) (*GetLogInfoResponse, error)
 }
@@ -185,6 +189,25 @@ func (c *logServiceClient) GetReceipt(ctx context.Context, in *GetReceiptRequest
 	return out, nil
 }
 
+func (c *logServiceClient) ReadPayloads(ctx context.Context, in *ReadPayloadsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadPayloadsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LogService_ServiceDesc.Streams[1], LogService_ReadPayloads_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadPayloadsRequest, ReadPayloadsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LogService_ReadPayloadsClient = grpc.ServerStreamingClient[ReadPayloadsResponse]
+
 func (c *logServiceClient) GetLogInfo(ctx context.Context, in *GetLogInfoRequest, opts ...grpc.CallOption) (*GetLogInfoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetLogInfoResponse)
@@ -233,6 +256,9 @@ type LogServiceServer interface {
 	GetConsistencyProof(context.Context, *GetConsistencyProofRequest) (*GetConsistencyProofResponse, error)
 	// GetReceipt returns a tlog-proof that verifies offline.
 	GetReceipt(context.Context, *GetReceiptRequest) (*GetReceiptResponse, error)
+	// ReadPayloads streams what is behind published leaves: salt and record, as they are
+	// hashed. Whoever keeps a copy of the log, or checks all of it, reads it this way.
+	ReadPayloads(*ReadPayloadsRequest, grpc.ServerStreamingServer[ReadPayloadsResponse]) error
 	// GetLogInfo describes the log and how far it has got.
 	GetLogInfo(context.Context, *GetLogInfoRequest) (*GetLogInfoResponse, error)
 	mustEmbedUnimplementedLogServiceServer()
@@ -274,6 +300,9 @@ func (UnimplementedLogServiceServer) GetConsistencyProof(context.Context, *GetCo
 }
 func (UnimplementedLogServiceServer) GetReceipt(context.Context, *GetReceiptRequest) (*GetReceiptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetReceipt not implemented")
+}
+func (UnimplementedLogServiceServer) ReadPayloads(*ReadPayloadsRequest, grpc.ServerStreamingServer[ReadPayloadsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReadPayloads not implemented")
 }
 func (UnimplementedLogServiceServer) GetLogInfo(context.Context, *GetLogInfoRequest) (*GetLogInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLogInfo not implemented")
@@ -468,6 +497,17 @@ func _LogService_GetReceipt_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LogService_ReadPayloads_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadPayloadsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogServiceServer).ReadPayloads(m, &grpc.GenericServerStream[ReadPayloadsRequest, ReadPayloadsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LogService_ReadPayloadsServer = grpc.ServerStreamingServer[ReadPayloadsResponse]
+
 func _LogService_GetLogInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetLogInfoRequest)
 	if err := dec(in); err != nil {
@@ -540,6 +580,11 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _LogService_AppendStream_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ReadPayloads",
+			Handler:       _LogService_ReadPayloads_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "keytrail/v1/service.proto",
