@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
@@ -18,8 +19,9 @@ import (
 // signerPrefix begins the encoding of a private key.
 const signerPrefix = "PRIVATE+KEY+"
 
-// SignerKey is a private key with its name. Whatever prints it shows the public key id
-// only; Encode alone returns the secret. Safe for concurrent use.
+// SignerKey is a private key with its name. Its secret is in it, or with an external signer
+// such as a token. Whatever prints it shows the public key id only; Encode alone returns the
+// secret. Safe for concurrent use.
 type SignerKey struct {
 	verifier VerifierKey
 	// secret returns the key itself. It is a function because fmt calls no method of an
@@ -29,11 +31,13 @@ type SignerKey struct {
 }
 
 type secret struct {
-	// seed is what the key is derived from: 32 bytes for either algorithm.
+	// seed is what the key is derived from: 32 bytes for either algorithm, nothing with an
+	// external signer.
 	seed []byte
 	// One of the two is set.
-	ed25519 ed25519.PrivateKey
-	mldsa   *mldsa.PrivateKey
+	mldsa *mldsa.PrivateKey
+	// ed25519 is an ed25519.PrivateKey or an external signer.
+	ed25519 crypto.Signer
 }
 
 // GenerateEd25519 returns a new Ed25519 key of TypeEd25519, as a log signs with. The
@@ -74,8 +78,8 @@ func NewSignerKey(name string, typ KeyType, seed []byte) (*SignerKey, error) {
 	var public []byte
 	switch typ {
 	case TypeEd25519, TypeEd25519Cosignature:
-		k.ed25519 = ed25519.NewKeyFromSeed(seed)
-		public = k.ed25519.Public().(ed25519.PublicKey)
+		private := ed25519.NewKeyFromSeed(seed)
+		k.ed25519, public = private, private.Public().(ed25519.PublicKey)
 	case TypeMLDSA44:
 		var err error
 		if k.mldsa, err = mldsa.NewPrivateKey(mldsa.MLDSA44(), seed); err != nil {
@@ -89,6 +93,21 @@ func NewSignerKey(name string, typ KeyType, seed []byte) (*SignerKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	return &SignerKey{verifier: v, secret: func() *secret { return k }}, nil
+}
+
+// NewSignerFrom returns the key v with a secret that signer holds and does not hand out, as
+// a token does. The kinds are those of Ed25519: signer is called with the message itself,
+// crypto.Hash(0) and no source of chance, and must be safe for concurrent use. A signature
+// that does not verify under v leaves Sign as an error, whatever went wrong in signer.
+func NewSignerFrom(v VerifierKey, signer crypto.Signer) (*SignerKey, error) {
+	if v.typ != TypeEd25519 && v.typ != TypeEd25519Cosignature {
+		return nil, fmt.Errorf("checkpoint: signer key: external signers make Ed25519 signatures, not those of %v", v.typ)
+	}
+	if public, ok := signer.Public().(ed25519.PublicKey); !ok || !bytes.Equal(public, v.public) {
+		return nil, errors.New("checkpoint: signer key: the external signer has another public key")
+	}
+	k := &secret{ed25519: signer}
 	return &SignerKey{verifier: v, secret: func() *secret { return k }}, nil
 }
 
@@ -114,8 +133,12 @@ func ParseSignerKey(skey string) (*SignerKey, error) {
 	return k, nil
 }
 
-// Encode returns the secret encoding that ParseSignerKey reads.
+// Encode returns the secret encoding that ParseSignerKey reads. It is empty for a key of
+// NewSignerFrom, whose secret is not here.
 func (k SignerKey) Encode() string {
+	if k.secret().seed == nil {
+		return ""
+	}
 	b := fmt.Appendf(nil, "%s%s+%08x+", signerPrefix, k.verifier.name, k.verifier.id)
 	return string(line.AppendBase64(b, append([]byte{byte(k.verifier.typ)}, k.secret().seed...)))
 }
@@ -147,16 +170,27 @@ func (k SignerKey) sign(c Checkpoint, timestamp uint64) (Signature, error) {
 	if k.verifier.typ.Timestamped() {
 		sig = binary.BigEndian.AppendUint64(sig, timestamp)
 	}
-	if k.verifier.typ == TypeMLDSA44 {
-		s, err := k.secret().mldsa.Sign(nil, msg, nil)
-		if err != nil {
-			return Signature{}, fmt.Errorf("checkpoint: signing with ML-DSA-44: %w", err)
-		}
-		sig = append(sig, s...)
-	} else {
-		sig = append(sig, ed25519.Sign(k.secret().ed25519, msg)...)
+	raw, err := k.secret().sign(msg, k.verifier.public)
+	if err != nil {
+		return Signature{}, fmt.Errorf("checkpoint: signing with %v key %s+%08x: %w", k.verifier.typ, k.verifier.name, k.verifier.id, err)
 	}
+	sig = append(sig, raw...)
 	return Signature{Name: k.verifier.name, KeyID: k.verifier.id, Sig: sig}, nil
+}
+
+// sign signs a message. Signatures of an external signer are verified with the public key.
+func (s *secret) sign(msg []byte, public ed25519.PublicKey) ([]byte, error) {
+	if s.mldsa != nil {
+		return s.mldsa.Sign(nil, msg, nil)
+	}
+	sig, err := s.ed25519.Sign(nil, msg, crypto.Hash(0))
+	if err != nil {
+		return nil, err
+	}
+	if s.seed == nil && !ed25519.Verify(public, msg, sig) {
+		return nil, fmt.Errorf("the signer's answer: %w", ErrSignature)
+	}
+	return sig, nil
 }
 
 // SignNote returns c as a note with one signature of each signer, in their order. A
