@@ -76,3 +76,37 @@ func TestPackageDocs(t *testing.T) {
 		}
 	}
 }
+
+// nested are the modules below the root's, which the other rules do not see, and why they
+// are modules of their own.
+var nested = map[string]string{
+	"client/interop": "links other projects' logs and witnesses, which the product's go.mod must not name",
+}
+
+func TestNestedModules(t *testing.T) {
+	fsys := os.DirFS(root)
+	found := 0
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case !d.IsDir() || name == ".":
+			return nil
+		case ignored(d.Name()):
+			return fs.SkipDir
+		case !hasModule(fsys, name):
+			return nil
+		}
+		if _, ok := nested[name]; !ok {
+			t.Errorf("%s: a module of its own, which is not on the list", name)
+		}
+		found++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found != len(nested) {
+		t.Errorf("found %d modules below the root, want %d", found, len(nested))
+	}
+}

@@ -49,7 +49,8 @@ func (f file) imports() []string {
 // generated says whether a program wrote the file.
 func (f file) generated() bool { return ast.IsGenerated(f.ast) }
 
-// load parses every Go file of the module.
+// load parses every Go file of the module. A directory with a go.mod of its own is
+// another module: nothing here can import it, and what it imports is not in our go.mod.
 func load(t *testing.T) []pkg {
 	t.Helper()
 	fsys := os.DirFS(root)
@@ -60,7 +61,7 @@ func load(t *testing.T) []pkg {
 			return err
 		}
 		if d.IsDir() {
-			if name != "." && ignored(d.Name()) {
+			if name != "." && (ignored(d.Name()) || hasModule(fsys, name)) {
 				return fs.SkipDir
 			}
 			return nil
@@ -98,6 +99,12 @@ func load(t *testing.T) []pkg {
 // ignored says whether the go command ignores a name, as it does in patterns like ./... .
 func ignored(name string) bool {
 	return strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata"
+}
+
+// hasModule says whether a module has its root in a directory.
+func hasModule(fsys fs.FS, dir string) bool {
+	_, err := fs.Stat(fsys, path.Join(dir, "go.mod"))
+	return err == nil
 }
 
 // under says whether dir is prefix or lies below it.
