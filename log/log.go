@@ -122,6 +122,12 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		pool:    newPool(cfg.MaxPending),
 		failed:  make(chan struct{}),
 	}
+	if next := cfg.Ledger.Successor(); next != "" {
+		return nil, &RefusalError{
+			Reason: fmt.Sprintf("this log has ended; its final statement names the successor %s", next),
+			Remedy: "start the successor; an ended log never signs again",
+		}
+	}
 	head, err := l.store.Head(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("loading the head: %w", err)

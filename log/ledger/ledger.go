@@ -9,7 +9,8 @@
 // which then only witnesses notice.
 //
 // The file holds two slots that are written in turn and synced, so that a torn write
-// costs the newer state, for which no signature exists yet, and never the older one.
+// costs the newer state, for which no signature exists yet, and never the older one. A
+// ledger can be sealed when its log ends: nothing is signed over it ever again.
 // A Ledger is for one goroutine at a time and is locked against other processes.
 package ledger
 
@@ -40,17 +41,24 @@ var (
 	ErrCorrupt = errors.New("ledger: file is damaged")
 	// ErrOrigin means that the file belongs to another log.
 	ErrOrigin = errors.New("ledger: belongs to another log")
+	// ErrSealed means that the log has ended and signs nothing more.
+	ErrSealed = errors.New("ledger: sealed, the log has ended")
 	// ErrLocked means that another process holds the file.
 	ErrLocked = errors.New("ledger: in use by another process")
 )
 
 // A slot is 512 bytes, the sector size below which disks do not tear a write:
 //
-//	magic[16] | be64 counter | be64 size | root[32] | SHA-256(origin)[32] | zeros | SHA-256 of all before[32]
+//	magic[16] | be64 counter | be64 size | root[32] | SHA-256(origin)[32] | length of successor[1] | successor |
+//	zeros | SHA-256 of all before[32]
+//
+// The successor is that of a sealed log, and empty before.
 const (
-	slotSize = 512
-	magic    = "keytrail/ledger1"
-	sumAt    = slotSize - sha256.Size
+	slotSize     = 512
+	magic        = "keytrail/ledger1"
+	successorAt  = 96
+	maxSuccessor = 255
+	sumAt        = slotSize - sha256.Size
 )
 
 // recovery is what an operator without a ledger can do.
@@ -61,11 +69,12 @@ func EmptyState() State { return State{Root: sha256.Sum256(nil)} }
 
 // Ledger is an open ledger.
 type Ledger struct {
-	f       *os.File
-	origin  [sha256.Size]byte
-	state   State
-	counter uint64
-	broken  error
+	f         *os.File
+	origin    [sha256.Size]byte
+	state     State
+	successor string
+	counter   uint64
+	broken    error
 }
 
 // Create makes the ledger of a new log, 0600, and syncs it and its directory. It refuses
@@ -78,7 +87,7 @@ func Create(path, origin string) error {
 	defer f.Close()
 	l := &Ledger{f: f, origin: sha256.Sum256([]byte(origin)), state: EmptyState()}
 	for range 2 {
-		if err := l.write(l.state); err != nil {
+		if err := l.write(l.state, ""); err != nil {
 			return fmt.Errorf("creating the signer's ledger: %w", err)
 		}
 	}
@@ -139,7 +148,7 @@ func (l *Ledger) load() error {
 		if s.origin != l.origin {
 			return ErrOrigin
 		}
-		l.counter, l.state, found = s.counter, s.state, true
+		l.counter, l.state, l.successor, found = s.counter, s.state, s.successor, true
 	}
 	if !found {
 		return fmt.Errorf("%w: %s", ErrCorrupt, recovery)
@@ -149,9 +158,10 @@ func (l *Ledger) load() error {
 
 // slot is the content of one of the two slots.
 type slot struct {
-	counter uint64
-	state   State
-	origin  [sha256.Size]byte
+	counter   uint64
+	state     State
+	origin    [sha256.Size]byte
+	successor string
 }
 
 func (s *slot) encode() [slotSize]byte {
@@ -161,6 +171,8 @@ func (s *slot) encode() [slotSize]byte {
 	binary.BigEndian.PutUint64(b[24:], s.state.Size)
 	copy(b[32:], s.state.Root[:])
 	copy(b[64:], s.origin[:])
+	b[successorAt] = byte(len(s.successor))
+	copy(b[successorAt+1:], s.successor)
 	sum := sha256.Sum256(b[:sumAt])
 	copy(b[sumAt:], sum[:])
 	return b
@@ -175,18 +187,48 @@ func parseSlot(b []byte) (slot, bool) {
 	s.state.Size = binary.BigEndian.Uint64(b[24:])
 	copy(s.state.Root[:], b[32:])
 	copy(s.origin[:], b[64:])
+	s.successor = string(b[successorAt+1:][:b[successorAt]])
 	return s, s.encode() == [slotSize]byte(b)
 }
 
 // State returns the largest tree that was signed or was about to be.
 func (l *Ledger) State() State { return l.state }
 
+// Successor names the log that continues a sealed one; empty while the log signs.
+func (l *Ledger) Successor() string { return l.successor }
+
+// Seal ends the log for good, durably: Advance refuses from then on, in this process and
+// in every later one. The successor's name has 1 to 255 bytes. Sealing again for the same
+// successor is no error, for another one it is ErrSealed.
+func (l *Ledger) Seal(successor string) error {
+	switch {
+	case l.broken != nil:
+		return fmt.Errorf("sealing the signer's ledger after an earlier failure: %w", l.broken)
+	case successor == "" || len(successor) > maxSuccessor:
+		return fmt.Errorf("sealing the signer's ledger: the successor's name has %d bytes, want 1 to %d", len(successor), maxSuccessor)
+	case l.successor != "" && l.successor != successor:
+		return fmt.Errorf("%w: its successor is %s, not %s", ErrSealed, l.successor, successor)
+	}
+	// Both slots, so that no damage to one of them opens the ledger again.
+	for range 2 {
+		if err := l.write(l.state, successor); err != nil {
+			l.broken = err
+			return fmt.Errorf("sealing the signer's ledger: %w", err)
+		}
+	}
+	return nil
+}
+
 // Advance makes st the largest tree, durably, before it returns. The same state again
-// needs no write. A smaller size, or another root of the same size, is ErrRegression.
-// After any other error the file's content is unknown and the ledger refuses for good.
+// needs no write. A smaller size, or another root of the same size, is ErrRegression, and
+// any state in a sealed ledger ErrSealed. After any other error the file's content is
+// unknown and the ledger refuses for good.
 func (l *Ledger) Advance(st State) error {
 	if l.broken != nil {
 		return fmt.Errorf("advancing the signer's ledger after an earlier failure: %w", l.broken)
+	}
+	if l.successor != "" {
+		return fmt.Errorf("%w: its successor is %s", ErrSealed, l.successor)
 	}
 	if st == l.state {
 		return nil
@@ -195,15 +237,15 @@ func (l *Ledger) Advance(st State) error {
 		return fmt.Errorf("%w: ledger has size %d root %x, asked to sign size %d root %x",
 			ErrRegression, l.state.Size, l.state.Root, st.Size, st.Root)
 	}
-	if err := l.write(st); err != nil {
+	if err := l.write(st, ""); err != nil {
 		l.broken = err
 		return fmt.Errorf("advancing the signer's ledger to size %d: %w", st.Size, err)
 	}
 	return nil
 }
 
-func (l *Ledger) write(st State) error {
-	next := slot{counter: l.counter + 1, state: st, origin: l.origin}
+func (l *Ledger) write(st State, successor string) error {
+	next := slot{counter: l.counter + 1, state: st, origin: l.origin, successor: successor}
 	b := next.encode()
 	if _, err := l.f.WriteAt(b[:], int64(next.counter%2)*slotSize); err != nil {
 		return err
@@ -211,7 +253,7 @@ func (l *Ledger) write(st State) error {
 	if err := l.f.Sync(); err != nil {
 		return err
 	}
-	l.counter, l.state = next.counter, st
+	l.counter, l.state, l.successor = next.counter, st, successor
 	return nil
 }
 
