@@ -48,6 +48,10 @@ type TamperError struct {
 	Old, New []byte
 	// Proof is the inclusion or consistency proof, if there was one.
 	Proof [][32]byte
+	// PrefixRoot is the root that the larger tree has at the size of the smaller one,
+	// which Proof shows; nil when that is not known. Only where the smaller size is a
+	// power of two does the proof not give it by itself.
+	PrefixRoot *[32]byte
 	// File is the receipt or bundle that was examined; nil when a checkpoint was.
 	File []byte
 }
@@ -59,14 +63,15 @@ func (e *TamperError) Error() string {
 
 // evidence is what Evidence writes.
 type evidence struct {
-	Format string   `json:"format"`
-	Kind   Kind     `json:"kind"`
-	Detail string   `json:"detail"`
-	Origin string   `json:"origin"`
-	Old    string   `json:"old_checkpoint,omitempty"`
-	New    string   `json:"new_checkpoint"`
-	Proof  [][]byte `json:"proof,omitempty"`
-	File   []byte   `json:"file,omitempty"`
+	Format     string   `json:"format"`
+	Kind       Kind     `json:"kind"`
+	Detail     string   `json:"detail"`
+	Origin     string   `json:"origin"`
+	Old        string   `json:"old_checkpoint,omitempty"`
+	New        string   `json:"new_checkpoint"`
+	Proof      [][]byte `json:"proof,omitempty"`
+	PrefixRoot []byte   `json:"prefix_root,omitempty"`
+	File       []byte   `json:"file,omitempty"`
 }
 
 // EvidenceFormat is the value of "format" in what Evidence writes.
@@ -74,17 +79,20 @@ const EvidenceFormat = "keytrail.dev/evidence/v1"
 
 // Evidence returns an indented JSON object that holds everything a third party needs to
 // come to the same verdict with the log's public keys: both signed checkpoints as text,
-// the proof and the examined file in base64.
+// the proof and the examined file in base64. The package's function Evidence reads it.
 func (e *TamperError) Evidence() []byte {
+	v := evidence{
+		Format: EvidenceFormat, Kind: e.Kind, Detail: e.Detail, Origin: e.Origin,
+		Old: string(e.Old), New: string(e.New), Proof: asSlices(e.Proof), File: e.File,
+	}
+	if e.PrefixRoot != nil {
+		v.PrefixRoot = e.PrefixRoot[:]
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	// Strings and byte slices always encode.
-	_ = enc.Encode(evidence{
-		Format: EvidenceFormat, Kind: e.Kind, Detail: e.Detail, Origin: e.Origin,
-		Old: string(e.Old), New: string(e.New), Proof: asSlices(e.Proof), File: e.File,
-	})
+	_ = enc.Encode(v) // Strings and byte slices always encode.
 	return b.Bytes()
 }
 
@@ -108,6 +116,13 @@ const (
 	ReasonNewer Reason = "newer record"
 	// ReasonOtherLog is two checkpoints of different logs.
 	ReasonOtherLog Reason = "different logs"
+	// ReasonStale is a checkpoint that nobody who counts has called the newest lately.
+	ReasonStale Reason = "too old"
+	// ReasonAltered is evidence with a signature line that does not verify: whoever had
+	// the file could have changed it.
+	ReasonAltered Reason = "altered"
+	// ReasonNoProof is evidence that proves nothing against anybody.
+	ReasonNoProof Reason = "nothing proven"
 	// ReasonOtherBundle is a bundle made for another earlier checkpoint.
 	ReasonOtherBundle Reason = "bundle for another checkpoint"
 )

@@ -11,3 +11,5 @@ func VerifyInclusion(index, size uint64, leaf []byte, hashes [][]byte, root [32]
 func VerifyConsistency(before, after checkpoint.Checkpoint, hashes [][]byte) error {
 	return verifyConsistency(before, after, hashes)
 }
+
+func ParseEvidence(data []byte) (*TamperError, error) { return parseEvidence(data) }

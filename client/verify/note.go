@@ -30,6 +30,23 @@ type Signed struct {
 	Ignored int
 }
 
+// LogKey is a key of a log whose origin need not be the key's name, as that of other
+// people's logs: a policy knows a log by the name of its keys.
+type LogKey struct {
+	// Origin is the first line of the log's checkpoints.
+	Origin string
+	Key    checkpoint.VerifierKey
+}
+
+// logKeys returns the log keys of a policy.
+func logKeys(p *policy.Policy) []LogKey {
+	out := make([]LogKey, len(p.Logs))
+	for i, l := range p.Logs {
+		out[i] = LogKey{Origin: l.Key.Name(), Key: l.Key}
+	}
+	return out
+}
+
 // LogSignature is a good signature of a log's key.
 type LogSignature struct {
 	Key checkpoint.VerifierKey
@@ -65,7 +82,7 @@ func openNote(note []byte, p *policy.Policy) (*Signed, error) {
 		}
 	}
 	s := &Signed{Checkpoint: c, Note: note, Quorum: p.Quorum}
-	if err := s.checkSignatures(sigs, p); err != nil {
+	if err := s.checkSignatures(sigs, logKeys(p), p.Witnesses); err != nil {
 		return nil, err
 	}
 	if len(s.LogKeys) == 0 {
@@ -87,10 +104,10 @@ func openNote(note []byte, p *policy.Policy) (*Signed, error) {
 // checkSignatures verifies every signature line of a key that the policy knows, repeats
 // and those of other logs too: a known key's signature that is not good condemns the
 // whole note (signed-note).
-func (s *Signed) checkSignatures(sigs []checkpoint.Signature, p *policy.Policy) error {
+func (s *Signed) checkSignatures(sigs []checkpoint.Signature, logs []LogKey, witnesses []policy.Witness) error {
 	for _, sig := range sigs {
 		counted := false
-		for _, l := range p.Logs {
+		for _, l := range logs {
 			if !l.Key.Made(sig) {
 				continue
 			}
@@ -98,12 +115,12 @@ func (s *Signed) checkSignatures(sigs []checkpoint.Signature, p *policy.Policy) 
 			if err != nil {
 				return s.badSignature(KindLogSignature, l.Key)
 			}
-			if l.Key.Name() == s.Origin && !s.signedBy(l.Key) {
+			if l.Origin == s.Origin && !s.signedBy(l.Key) {
 				s.LogKeys = append(s.LogKeys, LogSignature{Key: l.Key, Time: timeOf(t)})
 				counted = true
 			}
 		}
-		for _, w := range p.Witnesses {
+		for _, w := range witnesses {
 			if !w.Key.Made(sig) {
 				continue
 			}

@@ -19,6 +19,8 @@ type Result struct {
 	Earlier *Signed
 	// Entry is the entry that the receipt proves; nil for a bundle.
 	Entry *Entry
+	// Freshness is what CheckAge found; nil when the age was not checked.
+	Freshness *Freshness
 }
 
 // Proven returns what was proven, one sentence each, for people.
@@ -33,6 +35,9 @@ func (r *Result) Proven() []string {
 	if r.Earlier != nil {
 		out = append(out, r.describeExtension())
 		out = append(out, r.Earlier.describeSignatures(fmt.Sprintf("The tree of %d entries", r.Earlier.Size))...)
+	}
+	if r.Freshness != nil && !r.Freshness.LogOnly {
+		out = append(out, r.Freshness.describe(c))
 	}
 	return append(out, c.describeSignatures(fmt.Sprintf("The tree of %d entries", c.Size))...)
 }
@@ -52,6 +57,9 @@ func (r *Result) NotProven() []string {
 	}
 	if c.Quorum == policy.None {
 		out = append(out, "That the log shows everyone the same tree: the policy demands no witness.")
+	}
+	if r.Freshness != nil && r.Freshness.LogOnly {
+		out = append(out, r.Freshness.describe(c))
 	}
 	if r.Earlier != nil {
 		if r.Earlier.Size == 0 {

@@ -22,13 +22,16 @@ import (
 var update = flag.Bool("update", false, "rewrite the vectors from the cases in the tests")
 
 // vector is one file to verify and the verdict. It has either a receipt or a bundle with
-// an earlier checkpoint; Because is the kind of tampering or the reason.
+// an earlier checkpoint; Because is the kind of tampering or the reason. Where Now and
+// MaxAge are given, the age is demanded too.
 type vector struct {
 	Description string   `json:"description"`
 	Policy      string   `json:"policy"`
 	Receipt     string   `json:"receipt,omitempty"`
 	Bundle      string   `json:"bundle,omitempty"`
 	Earlier     string   `json:"earlier_checkpoint,omitempty"`
+	Now         string   `json:"now,omitempty"`
+	MaxAge      string   `json:"max_age,omitempty"`
 	Verdict     string   `json:"verdict"`
 	Because     string   `json:"because,omitempty"`
 	Missing     []string `json:"missing_log_keys,omitempty"`
@@ -92,12 +95,16 @@ func vectors(t *testing.T) map[string]vector {
 		}
 		cases[name] = v
 	}
+	addAges(cases, l, w, witnessed, ofReceipt)
 	return cases
 }
 
-func TestVectors(t *testing.T) {
-	dir := filepath.Join("..", "..", "testdata", "vectors", "verify")
-	cases := vectors(t)
+func TestVectors(t *testing.T) { runVectors(t, "verify", vectors(t), checkVector) }
+
+// runVectors compares the vectors of a format with the cases here and checks each.
+func runVectors[V any](t *testing.T, format string, cases map[string]V, check func(*testing.T, V)) {
+	t.Helper()
+	dir := filepath.Join("..", "..", "testdata", "vectors", format)
 	if *update {
 		writeVectors(t, dir, cases)
 	}
@@ -115,14 +122,14 @@ func TestVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var v vector
+			var v V
 			if err := json.Unmarshal(data, &v); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(cases[name], v); diff != "" {
 				t.Errorf("the vector is not the case here; see go test -run Vectors -update: %s", diff)
 			}
-			checkVector(t, v)
+			check(t, v)
 		})
 	}
 }
@@ -138,6 +145,9 @@ func checkVector(t *testing.T, v vector) {
 		r, err = verify.Receipt([]byte(v.Receipt), p)
 	} else {
 		r, err = verify.Consistency([]byte(v.Bundle), []byte(v.Earlier), p)
+	}
+	if v.Now != "" && err == nil {
+		err = r.CheckAge(parseTime(t, v.Now), parseDuration(t, v.MaxAge), p)
 	}
 	verdict, because := "verified", ""
 	if e, ok := errors.AsType[*verify.TamperError](err); ok {
@@ -159,7 +169,7 @@ func checkVector(t *testing.T, v vector) {
 	}
 }
 
-func writeVectors(t *testing.T, dir string, cases map[string]vector) {
+func writeVectors[V any](t *testing.T, dir string, cases map[string]V) {
 	t.Helper()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)

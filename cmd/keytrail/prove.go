@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -116,34 +117,57 @@ earlier checkpoint, in the form that witnesses take (c2sp.org/tlog-witness).`,
 func (a *app) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "verify receipts and consistency, offline",
+		Short: "verify receipts, consistency and evidence, offline",
 		Long: `verify needs no server and no network: the file, and a policy with the log's public keys.
 There are three verdicts: verified (exit status 0), tampered (3, with evidence), and
-unverifiable (1): something that is needed is missing, and nothing is said.`,
+unverifiable (1): something that is needed is missing, and nothing is said. Evidence is
+verified when it proves misbehaviour (3); else it is unverifiable (1).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.verifyReceipt(), a.verifyConsistency())
+	cmd.AddCommand(a.verifyReceipt(), a.verifyConsistency(), a.verifyEvidence())
 	return cmd
 }
 
-// verifyFlags are common to both.
-type verifyFlags struct{ policy, evidence string }
+// verifyFlags are common to receipts and bundles.
+type verifyFlags struct {
+	policy, evidence string
+	// maxAge holds only when ageSet.
+	maxAge time.Duration
+	ageSet func() bool
+}
 
 func (f *verifyFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.policy, "policy", "", "the trust policy's file (tlog-policy; required)")
 	_ = cmd.MarkFlagRequired("policy")
 	cmd.Flags().StringVar(&f.evidence, "evidence", "", "where to write evidence of tampering (JSON)")
+	cmd.Flags().DurationVar(&f.maxAge, "max-age", 0, "demand that witnesses called the tree the newest at most so long ago, by this computer's clock")
+	f.ageSet = func() bool { return cmd.Flags().Changed("max-age") }
+}
+
+// checkAge holds --max-age.
+func (f *verifyFlags) checkAge(res *verify.Result, p *policy.Policy) error {
+	if !f.ageSet() {
+		return nil
+	}
+	return res.CheckAge(time.Now(), f.maxAge, p)
 }
 
 func (f *verifyFlags) load() (*policy.Policy, error) {
-	b, err := readInput(f.policy, policy.MaxSize)
+	if f.ageSet() && f.maxAge <= 0 {
+		return nil, cli.Usage("--max-age: %v is no age", f.maxAge)
+	}
+	return loadPolicy(f.policy)
+}
+
+func loadPolicy(path string) (*policy.Policy, error) {
+	b, err := readInput(path, policy.MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("reading the policy: %w", err)
 	}
 	p, err := policy.Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("reading the policy %s: %w", f.policy, err)
+		return nil, fmt.Errorf("reading the policy %s: %w", path, err)
 	}
 	return p, nil
 }
@@ -168,6 +192,9 @@ func (a *app) verifyReceipt() *cobra.Command {
 					continue
 				}
 				res, err := verify.Receipt(b, p)
+				if err == nil {
+					err = f.checkAge(res, p)
+				}
 				if err := v.add(path, res, err); err != nil {
 					return err
 				}
@@ -204,6 +231,9 @@ func (a *app) verifyConsistency() *cobra.Command {
 				return v.end()
 			}
 			res, err := verify.Consistency(bundle, old, p)
+			if err == nil {
+				err = f.checkAge(res, p)
+			}
 			if err := v.add(args[0], res, err); err != nil {
 				return err
 			}
