@@ -38,6 +38,7 @@ func TestInitThenLoad(t *testing.T) {
 	want := logdir.Config{
 		Origin: origin, Ledger: "signer/ledger", GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
 		MinInterval: 5 * time.Millisecond, MaxPending: 1 << 16,
+		Refresh: 10 * time.Minute, Witness: logdir.Witness{Timeout: 5 * time.Second, Grace: 20 * time.Millisecond},
 	}
 	if diff := cmp.Diff(want, d.Config); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -167,7 +168,7 @@ func TestLoadRefuses(t *testing.T) {
 	}{
 		{"no directory", func(t *testing.T, d *logdir.Dir) { d.Path = filepath.Join(d.Path, "nowhere") }, "configuration", fs.ErrNotExist},
 		{"broken-off init", func(t *testing.T, d *logdir.Dir) { remove(t, d, "config.yaml") }, "configuration", fs.ErrNotExist},
-		{"no key", func(t *testing.T, d *logdir.Dir) { remove(t, d, "keys/mldsa44.key") }, "mldsa44.key", fs.ErrNotExist},
+		{"no key", func(t *testing.T, d *logdir.Dir) { remove(t, d, "keys/mldsa44.key") }, "no ML-DSA-44 key", nil},
 		{"key that the group reads", func(t *testing.T, d *logdir.Dir) {
 			if err := os.Chmod(filepath.Join(d.Path, "keys/mldsa44.key"), 0o640); err != nil {
 				t.Fatal(err)
@@ -235,9 +236,12 @@ http: nowhere
 tls: {cert: a.pem}
 min_interval: 2h
 max_pending: 1
-`, []string{"colour", "shape", "origin: ", "ledger: ", "http: ", "tls: cert and key", "min_interval: ", "max_pending: "}},
+refresh: 1ms
+witness: {timeout: 1h, grace: -1s}
+`, []string{"colour", "shape", "origin: ", "ledger: ", "http: ", "tls: cert and key", "min_interval: ", "max_pending: ", "refresh: ", "witness.timeout: ", "witness.grace: "}},
 		{"client CA alone", "origin: logdir.test/log\ntls: {client_ca: a.pem}\n", []string{"tls.client_ca: needs"}},
 		{"times and numbers", "origin: logdir.test/log\nmin_interval: 1s\nmax_pending: 1000\n", nil},
+		{"witnesses", "origin: logdir.test/log\nwitness: {timeout: 1s, per_day: {w1: 1440}}\n", nil},
 		{"any address with TLS", "origin: logdir.test/log\ngrpc: 0.0.0.0:7410\nhttp: :7411\ntls: {cert: a.pem, key: b.pem}\n", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
