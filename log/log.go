@@ -25,8 +25,10 @@ import (
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/proto/record"
 	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // Errors of Append, to be matched with errors.Is.
@@ -62,8 +64,16 @@ type Config struct {
 	Index *index.Index
 	// Ledger is the signer's memory.
 	Ledger *ledger.Ledger
+	// Policy names the witnesses and the quorum without which nothing is published. Nil
+	// demands none.
+	Policy *policy.Policy
+	// Witness says how witnesses are asked; Origin, Policy, Tree and Logger are the log's.
+	Witness feed.Config
 	// MinInterval is the least time between two checkpoints. 0 means DefaultMinInterval.
 	MinInterval time.Duration
+	// Refresh is how old the published checkpoint of an idle log becomes before it is signed
+	// and cosigned again, so that verifiers can demand a fresh one. 0 means DefaultRefresh.
+	Refresh time.Duration
 	// MaxPending is how many events may wait for the next batch. 0 means DefaultMaxPending.
 	MaxPending int
 	// Logger, nil for none.
@@ -74,6 +84,8 @@ const (
 	// DefaultMinInterval bounds what signing costs under load to a few per cent of a
 	// core; an event that comes alone is published at once all the same.
 	DefaultMinInterval = 5 * time.Millisecond
+	// DefaultRefresh is 144 requests a day to each witness of an idle log.
+	DefaultRefresh = 10 * time.Minute
 	// DefaultMaxPending is about 32 MiB of ordinary events.
 	DefaultMaxPending = 1 << 16
 
@@ -190,6 +202,12 @@ func (c *Config) complete() error {
 	if c.MinInterval == 0 {
 		c.MinInterval = DefaultMinInterval
 	}
+	if c.Policy == nil {
+		c.Policy = &policy.Policy{Quorum: policy.None}
+	}
+	if c.Refresh == 0 {
+		c.Refresh = DefaultRefresh
+	}
 	if c.MaxPending == 0 {
 		c.MaxPending = DefaultMaxPending
 	}
@@ -248,6 +266,20 @@ func (l *Log) Failed() <-chan struct{} { return l.failed }
 
 // DurableSize returns how many entries are on stable storage.
 func (l *Log) DurableSize() uint64 { return l.durable.Load() }
+
+// Witnesses returns what the log knows of the witnesses of its policy.
+func (l *Log) Witnesses() []feed.Status {
+	if l.pub.feed == nil {
+		return nil
+	}
+	return l.pub.feed.Status()
+}
+
+// Witnessed says whether nothing is published without cosignatures.
+func (l *Log) Witnessed() bool { return l.cfg.Policy.Quorum != policy.None }
+
+// Problem says why publication stands still; empty when it does not.
+func (l *Log) Problem() string { return l.pub.Problem() }
 
 // Origin returns the log's name.
 func (l *Log) Origin() string { return l.cfg.Origin }

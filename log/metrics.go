@@ -16,6 +16,7 @@ type metrics struct {
 	conflicts    prometheus.Counter
 	overloaded   prometheus.Counter
 	publish      prometheus.Histogram
+	waits        prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -35,6 +36,7 @@ func newMetrics() *metrics {
 		conflicts:    counter("conflicts_total", "Event ids sent again with other content: an integrity alert."),
 		overloaded:   counter("overloaded_total", "Calls refused because the pool was full."),
 		publish:      histogram("publish_seconds", "Time from reading the head to the published checkpoint.", seconds),
+		waits:        counter("publication_waits_total", "Attempts to publish that found too few witnesses."),
 	}
 }
 
@@ -51,8 +53,8 @@ func (l *Log) Metrics() []prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keytrail_log_" + name, Help: help}, f)
 	}
 	m := l.metrics
-	return []prometheus.Collector{
-		m.entries, m.payloadBytes, m.batchEntries, m.commit, m.duplicates, m.conflicts, m.overloaded, m.publish,
+	all := []prometheus.Collector{
+		m.entries, m.payloadBytes, m.batchEntries, m.commit, m.duplicates, m.conflicts, m.overloaded, m.publish, m.waits,
 		gauge("durable_size", "Entries on stable storage.", func() float64 { return float64(l.DurableSize()) }),
 		gauge("published_size", "Entries under the latest published checkpoint.",
 			func() float64 { return float64(l.Published().Size) }),
@@ -64,5 +66,23 @@ func (l *Log) Metrics() []prometheus.Collector {
 				return 0
 			}),
 		gauge("pending_events", "Events that wait for the next batch.", func() float64 { return float64(l.pool.depth()) }),
+		gauge("unpublished_entries", "Entries on stable storage that no published checkpoint covers.",
+			func() float64 { return float64(l.backlog()) }),
+		gauge("publication_blocked", "1 while publication waits for witnesses.", func() float64 {
+			if l.Problem() != "" {
+				return 1
+			}
+			return 0
+		}),
 	}
+	if l.pub.feed != nil {
+		all = append(all, l.pub.feed.Metrics()...)
+	}
+	return all
+}
+
+// backlog is how many entries are durable and not published.
+func (l *Log) backlog() uint64 {
+	published := l.Published().Size // first: it never passes what is durable
+	return l.DurableSize() - published
 }

@@ -4,54 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/transparency-dev/merkle/proof"
-	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // CheckpointCell is the store's cell that holds the latest published checkpoint.
 const CheckpointCell = "checkpoint"
 
+// stopPublishing is how long the end of a log waits for its witnesses. What they do not
+// cosign by then is durable, and published after the next start.
+const stopPublishing = 2 * time.Second
+
 // Published is a checkpoint that the log has given out.
 type Published struct {
 	// Checkpoint is its content.
 	checkpoint.Checkpoint
-	// Note is the signed note, never changed once published.
+	// Note is the signed note with the cosignatures that the policy demands, never changed
+	// once published.
 	Note []byte
 	// At is when this process published it or read it at its start.
 	At time.Time
 }
 
-// RefusalError means that the log will not sign because that could give the world a
-// second history. Nothing is damaged by the refusal itself.
-type RefusalError struct {
-	// Reason says what contradicts what.
-	Reason string
-	// Remedy says what an operator can do.
-	Remedy string
-}
-
-func (e *RefusalError) Error() string {
-	return "refusing to sign: " + e.Reason + "; " + e.Remedy
-}
-
-// publisher signs what the sequencer has committed and publishes it. Its order is: read
-// the head from the store; prove from stored nodes that it extends what was signed last;
-// advance the signer's ledger; sign; store the checkpoint; publish. A crash after any
-// step leaves a state that newPublisher accepts or refuses, never one that forks.
+// publisher signs what the sequencer has committed, has it cosigned, and publishes it. Its
+// order is: read the head from the store; prove from stored nodes that it extends what was
+// signed last; advance the signer's ledger; sign; collect the quorum of cosignatures;
+// store the checkpoint; publish. A crash after any step leaves a state that newPublisher
+// accepts or refuses, never one that forks.
 type publisher struct {
 	log    *Log
 	prover *prove.Prover // caches nothing: what is signed has been read
+	feed   *feed.Feed    // nil when the policy names no witness
 	cell   []byte        // content of the checkpoint cell, owned by run
+	past   uint64        // size of the checkpoint that was published before the start
+	asked  bool          // enough witnesses have said which size they cosigned last
+	warned bool          // that publication waits was logged
 
 	work     chan struct{} // holds one token when there may be something to publish
 	draining chan struct{} // closed when the sequencer has ended
@@ -59,9 +53,11 @@ type publisher struct {
 	mu      sync.Mutex
 	latest  Published
 	changed chan struct{} // closed and replaced when latest changes
+	problem string        // why publication stands still
 }
 
-// newPublisher compares the signer's ledger, the published checkpoint and the store.
+// newPublisher holds the signer's ledger, the published checkpoint, the store and what the
+// witnesses remember against each other.
 func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, error) {
 	p := &publisher{
 		log:      l,
@@ -70,93 +66,28 @@ func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, e
 		draining: make(chan struct{}),
 		changed:  make(chan struct{}),
 	}
-	signed := l.cfg.Ledger.State()
-	if signed.Size > head.Size {
-		return nil, &RefusalError{
-			Reason: fmt.Sprintf("the signer's ledger has signed a tree of %d entries, but the store holds only %d: the store was set back, as by restoring a backup", signed.Size, head.Size),
-			Remedy: "bring back the newer store; signing this one would fork the log",
-		}
-	}
-	if err := p.sameTree(ctx, signed, head, "the signer's ledger has signed"); err != nil {
+	if err := p.checkLedger(ctx, head); err != nil {
 		return nil, err
 	}
-	if err := p.loadCheckpoint(ctx, signed, head); err != nil {
+	if len(l.cfg.Policy.Witnesses) == 0 {
+		return p, nil
+	}
+	c := l.cfg.Witness
+	c.Origin, c.Policy, c.Tree, c.Logger = l.cfg.Origin, l.cfg.Policy, l.prover, l.logger
+	var err error
+	if p.feed, err = feed.New(c); err != nil {
+		return nil, fmt.Errorf("reading the policy's witnesses: %w", err)
+	}
+	err = p.checkWitnesses(ctx)
+	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
+		p.wait(ctx, few) // appends go on; nothing is signed until more have answered
+		return p, nil
+	}
+	if err != nil {
+		p.feed.Close()
 		return nil, err
 	}
 	return p, nil
-}
-
-// sameTree refuses when the store's tree does not contain st.
-func (p *publisher) sameTree(ctx context.Context, st ledger.State, head storage.Head, who string) error {
-	root, err := p.prover.Root(ctx, st.Size)
-	if err != nil {
-		return fmt.Errorf("reading the tree at the size that was signed last: %w", err)
-	}
-	if root == st.Root {
-		return nil
-	}
-	return &RefusalError{
-		Reason: fmt.Sprintf("%s root %x for size %d, the store's tree of %d entries has %x there", who, st.Root, st.Size, head.Size, root),
-		Remedy: "run keytrail fsck on the store; bring back a copy of the store that contains what was signed",
-	}
-}
-
-// loadCheckpoint reads the published checkpoint and holds it against the ledger.
-func (p *publisher) loadCheckpoint(ctx context.Context, signed ledger.State, head storage.Head) error {
-	note, err := p.log.store.Cell(ctx, CheckpointCell)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("reading the published checkpoint: %w", err)
-	}
-	cp, err := p.verifyOwn(note)
-	if err != nil {
-		return &RefusalError{
-			Reason: fmt.Sprintf("the published checkpoint in the store is not one of this log: %v (the store holds %d entries, the signer's ledger has signed %d)", err, head.Size, signed.Size),
-			Remedy: "start the log with the keys and the origin that it was made with; if they are right, run keytrail fsck and bring back a copy of the store that is not damaged",
-		}
-	}
-	if cp.Size > signed.Size {
-		return &RefusalError{
-			Reason: fmt.Sprintf("a checkpoint of %d entries is published, but the signer's ledger knows only of %d: the ledger was set back or replaced", cp.Size, signed.Size),
-			Remedy: "bring back the ledger; if it is lost, give it the newest checkpoint that anyone holds: keytrail ledger adopt --dir DIR CHECKPOINT",
-		}
-	}
-	if err := p.sameTree(ctx, ledger.State{Size: cp.Size, Root: cp.Root}, head, "the published checkpoint states"); err != nil {
-		return err
-	}
-	p.cell = note
-	p.latest = Published{Checkpoint: cp, Note: note, At: time.Now()}
-	return nil
-}
-
-// verifyOwn checks that a note is a checkpoint of this log with a good signature of each
-// of its keys that signed it.
-func (p *publisher) verifyOwn(note []byte) (checkpoint.Checkpoint, error) {
-	cp, sigs, err := checkpoint.ParseNote(note)
-	if err != nil {
-		return cp, err
-	}
-	if cp.Origin != p.log.cfg.Origin {
-		return cp, fmt.Errorf("checkpoint is of %q, this log is %q", cp.Origin, p.log.cfg.Origin)
-	}
-	good := 0
-	for _, key := range p.log.VerifierKeys() {
-		for _, s := range sigs {
-			if !key.Made(s) {
-				continue
-			}
-			if _, err := key.Verify(cp, s); err != nil {
-				return cp, fmt.Errorf("signature of %s: %w", key.Type(), err)
-			}
-			good++
-		}
-	}
-	if good == 0 {
-		return cp, errors.New("checkpoint is not signed by any key of this log")
-	}
-	return cp, nil
 }
 
 // wake tells that there may be something to publish.
@@ -170,26 +101,57 @@ func (p *publisher) wake() {
 // drain tells that nothing more will be committed.
 func (p *publisher) drain() { close(p.draining) }
 
-// run publishes what is committed, as soon as it is and the interval allows, until the
-// sequencer has ended; what it committed last is published before run returns.
+// run publishes what is committed, as soon as it is and interval and witnesses allow, until
+// the sequencer has ended; what it committed last is published before run returns, if the
+// witnesses are there.
 func (p *publisher) run(ctx context.Context) error {
+	var conflict <-chan struct{}
+	if p.feed != nil {
+		conflict = p.feed.Conflict()
+		ended := make(chan struct{})
+		defer close(ended)
+		go p.endFeed(ended)
+	}
 	for {
 		begin := time.Now()
-		if err := p.publish(ctx); err != nil {
+		wait, err := p.publish(ctx)
+		if err != nil {
 			p.log.fail(err)
 			return err
 		}
-		interval := time.NewTimer(p.log.cfg.MinInterval - time.Since(begin))
 		select {
-		case <-interval.C:
+		case <-time.After(p.log.cfg.MinInterval - time.Since(begin)):
 		case <-p.draining:
 			return p.last(ctx)
 		}
+		work := p.work
+		if wait.blocked {
+			work = nil // nothing new can be published before then
+		}
 		select {
-		case <-p.work:
+		case <-work:
+		case <-time.After(wait.d):
+		case <-conflict:
+			err := conflictRefusal(p.feed.Proof())
+			p.log.fail(err)
+			return err
 		case <-p.draining:
 			return p.last(ctx)
 		}
+	}
+}
+
+// endFeed stops asking witnesses when run has ended, or some time after the sequencer has.
+func (p *publisher) endFeed(ended <-chan struct{}) {
+	defer p.feed.Close()
+	select {
+	case <-ended:
+		return
+	case <-p.draining:
+	}
+	select {
+	case <-ended:
+	case <-time.After(stopPublishing):
 	}
 }
 
@@ -198,23 +160,54 @@ func (p *publisher) last(ctx context.Context) error {
 	if p.log.cause() != nil {
 		return nil
 	}
-	if err := p.publish(ctx); err != nil {
+	if _, err := p.publish(ctx); err != nil {
 		p.log.fail(err)
 		return err
+	}
+	if left := p.log.DurableSize() - p.latest.Size; left > 0 {
+		p.log.logger.WarnContext(ctx, "entries are durable and not published; the next start publishes them",
+			slog.Uint64("entries", left), slog.String("reason", p.Problem()))
 	}
 	return nil
 }
 
-// publish signs and publishes the head, if that is news.
-func (p *publisher) publish(ctx context.Context) error {
+// pause says when publish has something to do again.
+type pause struct {
+	d time.Duration
+	// blocked means that new entries cannot be published before.
+	blocked bool
+}
+
+// publish signs and publishes the head, if that is news or the latest checkpoint is old.
+func (p *publisher) publish(ctx context.Context) (pause, error) {
 	begin := time.Now()
 	head, err := p.log.store.Head(ctx)
 	if err != nil {
-		return fmt.Errorf("publishing: reading the head: %w", err)
+		return pause{}, fmt.Errorf("publishing: reading the head: %w", err)
 	}
-	if p.cell != nil && head.Size == p.latest.Size && head.Root == p.latest.Root {
-		return nil
+	if p.latest.Note != nil && head.Size == p.latest.Size && head.Root == p.latest.Root {
+		if age := begin.Sub(p.latest.At); age < p.log.cfg.Refresh {
+			return pause{d: p.log.cfg.Refresh - age}, nil
+		}
 	}
+	err = p.checkWitnesses(ctx)
+	if err == nil {
+		err = p.publishHead(ctx, head, begin)
+	}
+	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
+		return p.wait(ctx, few), nil
+	}
+	if proof, ok := errors.AsType[*feed.ConflictError](err); ok {
+		return pause{}, conflictRefusal(proof)
+	}
+	if errors.Is(err, feed.ErrClosed) { // stopping, and witnesses are not waited for any more
+		err = nil
+	}
+	return pause{d: p.log.cfg.Refresh}, err
+}
+
+// publishHead is publish for a tree that is news.
+func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin time.Time) error {
 	if err := p.checkExtends(ctx, head); err != nil {
 		return err
 	}
@@ -226,12 +219,21 @@ func (p *publisher) publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("publishing: signing: %w", err)
 	}
+	if p.feed != nil {
+		sigs, err := p.feed.Cosign(ctx, cp, note)
+		if err != nil {
+			return err
+		}
+		for _, s := range sigs {
+			note = s.Append(note)
+		}
+	}
 	if err := p.log.store.SwapCell(ctx, CheckpointCell, p.cell, note); err != nil {
 		return fmt.Errorf("publishing: storing the checkpoint: %w", err)
 	}
-	p.cell = note
+	p.cell, p.warned = note, false
 	p.mu.Lock()
-	p.latest = Published{Checkpoint: cp, Note: note, At: time.Now()}
+	p.latest, p.problem = Published{Checkpoint: cp, Note: note, At: time.Now()}, ""
 	close(p.changed)
 	p.changed = make(chan struct{})
 	p.mu.Unlock()
@@ -240,44 +242,25 @@ func (p *publisher) publish(ctx context.Context) error {
 	return nil
 }
 
-// checkExtends proves from stored nodes that the head extends what was signed last.
-func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
-	signed := p.log.cfg.Ledger.State()
-	refuse := func(format string, args ...any) error {
-		return &RefusalError{
-			Reason: fmt.Sprintf(format, args...),
-			Remedy: "run keytrail fsck on the store; the store's bytes have changed since they were signed",
-		}
+// wait makes visible that publication waits for witnesses, and says until when.
+func (p *publisher) wait(ctx context.Context, few *feed.QuorumError) pause {
+	p.mu.Lock()
+	p.problem = few.Error()
+	p.mu.Unlock()
+	p.log.metrics.waits.Inc()
+	if !p.warned {
+		p.warned = true
+		p.log.logger.WarnContext(ctx, "publication waits for witnesses, appends go on",
+			slog.String("reason", few.Error()), slog.Uint64("published", p.latest.Size))
 	}
-	if head.Size < signed.Size {
-		return refuse("the store's head has %d entries, %d have been signed", head.Size, signed.Size)
-	}
-	if signed.Size == 0 || signed.Size == head.Size {
-		// No proof exists for these: compare the root that the nodes give.
-		root, err := p.prover.Root(ctx, head.Size)
-		if err != nil {
-			return fmt.Errorf("publishing: reading the tree: %w", err)
-		}
-		if root != head.Root || (signed.Size == head.Size && root != signed.Root) {
-			return refuse("stored nodes give root %x for size %d, head has %x, signed was size %d root %x",
-				root, head.Size, head.Root, signed.Size, signed.Root)
-		}
-		return nil
-	}
-	hashes, err := p.prover.Consistency(ctx, signed.Size, head.Size)
-	if err != nil {
-		return fmt.Errorf("publishing: reading the tree: %w", err)
-	}
-	path := make([][]byte, len(hashes))
-	for i := range hashes {
-		path[i] = hashes[i][:]
-	}
-	err = proof.VerifyConsistency(rfc6962.DefaultHasher, signed.Size, head.Size, path, signed.Root[:], head.Root[:])
-	if err != nil { // says no more than that, over several lines
-		return refuse("stored nodes do not prove that the tree of %d entries with root %x extends the signed one of %d entries with root %x",
-			head.Size, head.Root, signed.Size, signed.Root)
-	}
-	return nil
+	return pause{d: time.Until(few.RetryAt), blocked: true}
+}
+
+// Problem says why publication stands still; empty when it does not.
+func (p *publisher) Problem() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.problem
 }
 
 // snapshot returns the latest checkpoint and a channel that is closed by the next one.

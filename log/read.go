@@ -81,8 +81,9 @@ func (l *Log) Consistency(ctx context.Context, from, to uint64) ([]prove.Hash, u
 // RootAt returns the root of the tree at a published size; a larger one is fs.ErrNotExist,
 // as package view expects of its source.
 func (l *Log) RootAt(ctx context.Context, size uint64) ([32]byte, error) {
-	if pub := l.Published(); size > pub.Size {
-		return prove.Hash{}, fmt.Errorf("reading the root at size %d of %d published: %w", size, pub.Size, fs.ErrNotExist)
+	// A view that was made under an earlier policy has read what was published then.
+	if published := max(l.Published().Size, l.pub.past); size > published {
+		return prove.Hash{}, fmt.Errorf("reading the root at size %d of %d published: %w", size, published, fs.ErrNotExist)
 	}
 	return l.prover.Root(ctx, size)
 }

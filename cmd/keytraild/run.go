@@ -28,8 +28,10 @@ import (
 	"github.com/keytrail/keytrail/log/logdir"
 	"github.com/keytrail/keytrail/log/server"
 	"github.com/keytrail/keytrail/log/view"
+	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // Deadlines of a clean stop.
@@ -170,9 +172,15 @@ func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Log
 		return err
 	}
 	defer closing("index", x.Close)
+	trust, err := policy.Parse([]byte(d.Policy))
+	if err != nil {
+		return fmt.Errorf("reading the log's policy: %w", err)
+	}
 	l, err := log.Open(ctx, log.Config{
 		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Ledger: led,
-		MinInterval: d.Config.MinInterval, MaxPending: d.Config.MaxPending, Logger: logger,
+		Policy:      trust,
+		Witness:     feed.Config{Timeout: d.Config.Witness.Timeout, Grace: d.Config.Witness.Grace, PerDay: d.Config.Witness.PerDay},
+		MinInterval: d.Config.MinInterval, Refresh: d.Config.Refresh, MaxPending: d.Config.MaxPending, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -227,7 +235,7 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	defer stopViews()
 	group, failed := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.Run(logCtx) })
-	group.Go(func() error { return ignoreCancel(v.Run(viewCtx)) })
+	group.Go(func() error { return followed(v.Run(viewCtx)) })
 	group.Go(func() error { return g.Serve(grpcLis) })
 	group.Go(func() error {
 		if err := h.Serve(httpLis); !errors.Is(err, http.ErrServerClosed) {
@@ -269,8 +277,10 @@ func stopGRPC(g *grpc.Server) {
 	}
 }
 
-func ignoreCancel(err error) error {
-	if errors.Is(err, context.Canceled) {
+// followed is what the views' end means: nothing when they were told to end, or when the
+// log failed, which says why by itself.
+func followed(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, log.ErrStopped) {
 		return nil
 	}
 	return err

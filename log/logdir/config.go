@@ -12,6 +12,7 @@ import (
 
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 const configFile = "config.yaml"
@@ -31,6 +32,11 @@ type Config struct {
 	TLS TLS `yaml:"tls"`
 	// MinInterval is the least time between two checkpoints.
 	MinInterval time.Duration `yaml:"min_interval"`
+	// Refresh is how old the published checkpoint of an idle log becomes before it is signed
+	// and cosigned again.
+	Refresh time.Duration `yaml:"refresh"`
+	// Witness says how the witnesses of the policy are asked.
+	Witness Witness `yaml:"witness"`
 	// MaxPending is how many events may wait for the next batch before callers are refused.
 	MaxPending int `yaml:"max_pending"`
 }
@@ -44,12 +50,24 @@ type TLS struct {
 	ClientCA string `yaml:"client_ca"`
 }
 
+// Witness says how witnesses are asked.
+type Witness struct {
+	// Timeout is how long one request may take.
+	Timeout time.Duration `yaml:"timeout"`
+	// Grace is how long publication waits for further witnesses once the quorum is met.
+	Grace time.Duration `yaml:"grace"`
+	// PerDay is how many requests a day a witness allows this log ("qpd"), by the witness's
+	// name in the policy. Witnesses that are not named have no limit.
+	PerDay map[string]uint32 `yaml:"per_day,omitempty"`
+}
+
 // DefaultConfig is what Init writes.
 func DefaultConfig(origin string) Config {
 	return Config{
 		Origin: origin, Ledger: "signer/ledger",
 		GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
 		MinInterval: log.DefaultMinInterval, MaxPending: log.DefaultMaxPending,
+		Refresh: log.DefaultRefresh, Witness: Witness{Timeout: feed.DefaultTimeout, Grace: feed.DefaultGrace},
 	}
 }
 
@@ -101,6 +119,19 @@ func (c Config) Validate() error {
 	}
 	if c.MinInterval < 0 || c.MinInterval > time.Hour {
 		add("min_interval", fmt.Errorf("%v is not between 0 and 1h", c.MinInterval))
+	}
+	for _, d := range []struct {
+		key      string
+		value    time.Duration
+		min, max time.Duration
+	}{
+		{"refresh", c.Refresh, time.Second, 30 * 24 * time.Hour},
+		{"witness.timeout", c.Witness.Timeout, time.Millisecond, time.Minute},
+		{"witness.grace", c.Witness.Grace, time.Nanosecond, 10 * time.Second},
+	} {
+		if d.value < d.min || d.value > d.max {
+			add(d.key, fmt.Errorf("%v is not between %v and %v", d.value, d.min, d.max))
+		}
 	}
 	if c.MaxPending < log.MaxEvents || c.MaxPending > 1<<24 {
 		add("max_pending", fmt.Errorf("%d is not between %d and %d", c.MaxPending, log.MaxEvents, 1<<24))

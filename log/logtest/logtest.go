@@ -36,6 +36,8 @@ type Dir struct {
 	Signers []*checkpoint.SignerKey
 	// IndexFS holds the index, nil for the operating system's file system.
 	IndexFS vfs.FS
+	// Change, when set, changes the configuration with which logs are opened.
+	Change func(*log.Config)
 }
 
 // NewDir makes the directory of a new log.
@@ -88,7 +90,7 @@ func (d *Dir) ReadLedger(t testing.TB) []byte {
 // WithLedger returns another directory of the same log with the given ledger and no index.
 func (d *Dir) WithLedger(t testing.TB, ledger []byte) *Dir {
 	t.Helper()
-	c := &Dir{Path: t.TempDir(), Signers: d.Signers}
+	c := &Dir{Path: t.TempDir(), Signers: d.Signers, Change: d.Change}
 	if err := os.WriteFile(c.Ledger(), ledger, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -132,9 +134,11 @@ func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
-	inner, err := log.Open(t.Context(), log.Config{
-		Origin: Origin, Signers: d.Signers, Store: s, Index: x, Ledger: led, MinInterval: time.Millisecond,
-	})
+	c := log.Config{Origin: Origin, Signers: d.Signers, Store: s, Index: x, Ledger: led, MinInterval: time.Millisecond}
+	if d.Change != nil {
+		d.Change(&c)
+	}
+	inner, err := log.Open(t.Context(), c)
 	if err != nil {
 		return nil, errors.Join(err, x.Close(), led.Close())
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keytrail/keytrail/log"
@@ -24,7 +26,7 @@ func (s *Server) Append(ctx context.Context, req *rpc.AppendRequest) (*rpc.Appen
 	if req.GetEvent() == nil {
 		return nil, s.toStatus(ctx, &fieldError{"event", "is required"})
 	}
-	if err := checkWait(req.GetWait()); err != nil {
+	if err := s.checkWait(req.GetWait()); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
 	ev, err := log.Prepare(req.GetEvent(), time.Now())
@@ -47,7 +49,7 @@ func (s *Server) Append(ctx context.Context, req *rpc.AppendRequest) (*rpc.Appen
 
 // AppendBatch implements rpc.LogServiceServer.
 func (s *Server) AppendBatch(ctx context.Context, req *rpc.AppendBatchRequest) (*rpc.AppendBatchResponse, error) {
-	if err := checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
+	if err := s.checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
 	now := time.Now()
@@ -151,7 +153,7 @@ func (s *Server) receive(ctx context.Context, stream rpc.LogService_AppendStream
 			return log.ErrStopping
 		default:
 		}
-		if err := checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
+		if err := s.checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
 			return err
 		}
 		f, events := s.board(ctx, req.GetEvents())
@@ -249,8 +251,8 @@ func (s *Server) results(ctx context.Context, in []log.Result, wait rpc.Wait) ([
 	return out, nil
 }
 
-// ack makes the answer for one recorded event; with WAIT_PUBLISHED it waits for the
-// checkpoint and adds the receipt.
+// ack makes the answer for one recorded event; with WAIT_PUBLISHED and WAIT_WITNESSED it
+// waits for the checkpoint and adds the receipt: nothing is published without the quorum.
 func (s *Server) ack(ctx context.Context, r *log.Result, wait rpc.Wait) (*rpc.Ack, error) {
 	a := &rpc.Ack{
 		Index: r.Index, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex, Duplicate: r.Duplicate,
@@ -258,7 +260,7 @@ func (s *Server) ack(ctx context.Context, r *log.Result, wait rpc.Wait) (*rpc.Ac
 	if !r.LoggedAt.IsZero() {
 		a.LoggedAt = timestamppb.New(r.LoggedAt)
 	}
-	if wait != rpc.Wait_WAIT_PUBLISHED {
+	if wait != rpc.Wait_WAIT_PUBLISHED && wait != rpc.Wait_WAIT_WITNESSED {
 		return a, nil
 	}
 	if _, err := s.log.WaitPublished(ctx, r.Index); err != nil {
@@ -272,19 +274,22 @@ func (s *Server) ack(ctx context.Context, r *log.Result, wait rpc.Wait) (*rpc.Ac
 	return a, err
 }
 
-func checkRequest(events int, wait rpc.Wait) error {
+func (s *Server) checkRequest(events int, wait rpc.Wait) error {
 	if events == 0 {
 		return &fieldError{"events", "is empty"}
 	}
 	if events > log.MaxEvents {
 		return &fieldError{"events", fmt.Sprintf("has %d elements, more than %d", events, log.MaxEvents)}
 	}
-	return checkWait(wait)
+	return s.checkWait(wait)
 }
 
-func checkWait(w rpc.Wait) error {
+func (s *Server) checkWait(w rpc.Wait) error {
 	if _, ok := rpc.Wait_name[int32(w)]; !ok {
 		return &fieldError{"wait", fmt.Sprintf("has the unknown value %d", w)}
+	}
+	if w == rpc.Wait_WAIT_WITNESSED && !s.log.Witnessed() {
+		return status.Error(codes.FailedPrecondition, "wait: the log's policy demands no witness, so nothing is ever witnessed; nothing was recorded")
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keytrail/keytrail/log"
@@ -17,6 +18,7 @@ import (
 	"github.com/keytrail/keytrail/proto/event"
 	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 	"github.com/keytrail/keytrail/proto/record"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // viewWait is how long a list waits for the view to reach what was published when the
@@ -189,6 +191,10 @@ func (s *Server) GetLogInfo(context.Context, *rpc.GetLogInfoRequest) (*rpc.GetLo
 	out := &rpc.GetLogInfoResponse{
 		Origin: s.log.Origin(), Policy: s.policy, Version: s.version,
 		DurableSize: s.log.DurableSize(), PublishedSize: pub.Size, ViewedSize: s.view.Size(),
+		PublicationProblem: s.log.Problem(),
+	}
+	for _, w := range s.log.Witnesses() {
+		out.Witnesses = append(out.Witnesses, witnessStatus(w))
 	}
 	if pub.Note != nil {
 		out.PublishedAt = timestamppb.New(pub.At)
@@ -202,4 +208,16 @@ func (s *Server) GetLogInfo(context.Context, *rpc.GetLogInfoRequest) (*rpc.GetLo
 	default:
 	}
 	return out, nil
+}
+
+func witnessStatus(w feed.Status) *rpc.WitnessStatus {
+	out := &rpc.WitnessStatus{Names: w.Names, Url: w.URL, Size: w.Size, Problem: w.Problem, Conflict: w.Conflict}
+	if !w.LastSuccess.IsZero() {
+		out.LastSuccess = timestamppb.New(w.LastSuccess)
+		out.Latency = durationpb.New(w.Latency)
+	}
+	if !w.RetryAt.IsZero() {
+		out.RetryAt = timestamppb.New(w.RetryAt)
+	}
+	return out
 }
