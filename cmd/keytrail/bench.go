@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +34,11 @@ type benchConfig struct {
 	Size    int    `json:"event_bytes"`
 	Keys    int    `json:"keys"`
 	Wait    string `json:"wait"`
-	server  string
+	// Rate is how many events a second are offered; 0 is as many as the log takes.
+	Rate float64 `json:"offered_per_second,omitempty"`
+	// Witnesses is how many the log has; a majority must cosign.
+	Witnesses int `json:"witnesses"`
+	server    string
 }
 
 // benchReport is what a run measured.
@@ -69,11 +72,12 @@ over append streams, stops the server, and checks the whole store. It prints eve
 second, the time to acknowledgement, memory, disk space and the speed of the check. Server
 and load share the machine: compare runs with each other, not with other machines.`,
 		Example: `  keytrail bench --events 1000000
-  keytrail bench --events 200000 --streams 16 --batch 64 --json`,
+  keytrail bench --events 200000 --streams 16 --batch 64 --json
+  keytrail bench --events 3000 --rate 100 --streams 1 --witnesses 3 --wait witnessed`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.Events < 1 || c.Streams < 1 || c.Batch < 1 || c.Batch > log.MaxEvents || c.Window < 1 || c.Keys < 1 || c.Size < 300 || c.Size > 30000 {
-				return cli.Usage("bench needs at least 1 event, stream, key and message in flight, 1 to %d events a message, and events of 300 to 30000 bytes", log.MaxEvents)
+			if c.Events < 1 || c.Streams < 1 || c.Batch < 1 || c.Batch > log.MaxEvents || c.Window < 1 || c.Keys < 1 || c.Size < 300 || c.Size > 30000 || c.Rate < 0 || c.Witnesses < 0 || c.Witnesses > 32 {
+				return cli.Usage("bench needs at least 1 event, stream, key and message in flight, 1 to %d events a message, and events of 300 to 30000 bytes; no negative rate, at most 32 witnesses", log.MaxEvents)
 			}
 			if _, err := parseWait(c.Wait); err != nil {
 				return err
@@ -95,7 +99,9 @@ and load share the machine: compare runs with each other, not with other machine
 	f.IntVar(&c.Window, "window", 64, "messages under way on each stream")
 	f.IntVar(&c.Size, "size", 500, "bytes of an event, encoded")
 	f.IntVar(&c.Keys, "keys", 10_000, "how many keys the events are about")
-	f.StringVar(&c.Wait, "wait", "durable", "what to wait for: durable or published")
+	f.StringVar(&c.Wait, "wait", "durable", "what to wait for: durable, published or witnessed")
+	f.Float64Var(&c.Rate, "rate", 0, "offer so many events a second, and time each from when it was due; 0: as fast as the log takes them")
+	f.IntVar(&c.Witnesses, "witnesses", 0, "start so many witnesses; a majority of them must cosign")
 	f.StringVar(&c.server, "keytraild", "", "the server's program; default: beside this one, or in PATH")
 	f.StringVar(&dir, "dir", "", "where to make the log, kept afterwards; default: a temporary directory")
 	return cmd
@@ -113,6 +119,11 @@ func bench(ctx context.Context, c benchConfig, dir string, stderr io.Writer) (r 
 	if err != nil {
 		return nil, err
 	}
+	ws, err := startWitnesses(ctx, c.Witnesses, d, stderr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, ws.end()) }()
 	s, err := startServer(ctx, c.server, dir, stderr)
 	if err != nil {
 		return nil, err
@@ -196,6 +207,9 @@ func (r *benchReport) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "load\t%d events of %d bytes about %d keys, %d streams, %d a message, %d messages in flight each, wait %s\n",
 		c.Events, c.Size, c.Keys, c.Streams, c.Batch, c.Window, c.Wait)
+	if c.Rate > 0 || c.Witnesses > 0 {
+		fmt.Fprintf(t, "offered\t%g events/s (0: no limit), %d witnesses\n", c.Rate, c.Witnesses)
+	}
 	fmt.Fprintf(t, "appended\t%.0f events/s\t(%.2f s)\n", r.EventsPerSec, r.Seconds)
 	fmt.Fprintf(t, "acknowledged\tp50 %.2f ms, p99 %.2f ms, max %.2f ms\n", r.AckP50, r.AckP99, r.AckMax)
 	fmt.Fprintf(t, "server memory\tpeak %.0f MB; after each tenth: %s MB\n", r.PeakMB, strings.Trim(fmt.Sprintf("%.0f", r.MemoryMB), "[]"))
@@ -212,37 +226,13 @@ type benchServer struct {
 	addr string
 }
 
-func startServer(ctx context.Context, program, dir string, stderr io.Writer) (*benchServer, error) {
-	if program == "" {
-		program = "keytraild"
-		if self, err := os.Executable(); err == nil {
-			beside := filepath.Join(filepath.Dir(self), "keytraild")
-			if _, err := os.Stat(beside); err == nil {
-				program = beside
-			}
-		}
-	}
-	cmd := exec.CommandContext(ctx, program, "--dir", dir, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "error")
-	cmd.Stderr = stderr
-	out, err := cmd.StdoutPipe()
+func startServer(ctx context.Context, named, dir string, stderr io.Writer) (*benchServer, error) {
+	cmd := exec.CommandContext(ctx, program(named, "keytraild"), "--dir", dir, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-level", "error")
+	addr, err := startReady(cmd, "grpc=", stderr)
 	if err != nil {
-		return nil, fmt.Errorf("starting the server: %w", err)
+		return nil, cli.Hint(err, "name the server's program with --keytraild")
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, cli.Hint(fmt.Errorf("starting the server: %w", err), "name its program with --keytraild")
-	}
-	s := &benchServer{cmd: cmd}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	for _, word := range strings.Fields(line) {
-		if addr, ok := strings.CutPrefix(word, "grpc="); ok {
-			s.addr = addr
-		}
-	}
-	if s.addr == "" {
-		s.kill()
-		return nil, fmt.Errorf("the server did not start: %q, %w", line, err)
-	}
-	return s, nil
+	return &benchServer{cmd: cmd, addr: addr}, nil
 }
 
 // stop stops the server cleanly and returns the processor time it took.

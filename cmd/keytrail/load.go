@@ -28,7 +28,7 @@ type load struct {
 	acked  atomic.Int64
 
 	mu    sync.Mutex
-	times []uint32 // microseconds from send to answer, one a message
+	times []uint32 // microseconds from send, or from when it was due, to answer, one a message
 }
 
 func newLoad(c benchConfig) *load {
@@ -111,7 +111,9 @@ func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, firs
 	g.Go(func() error {
 		defer close(sent)
 		rnd := rand.New(rand.NewPCG(uint64(first), uint64(time.Now().UnixNano())))
+		begin := time.Now()
 		for n := first; n < last; n += l.Batch {
+			due := l.pace(begin, n-first)
 			req := &rpc.AppendStreamRequest{Wait: wait}
 			for i := n; i < min(n+l.Batch, last); i++ {
 				req.Events = append(req.Events, l.event(rnd, i))
@@ -121,7 +123,10 @@ func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, firs
 			case <-s.Context().Done():
 				return nil // the receiver has the reason
 			}
-			sent <- time.Now()
+			if due.IsZero() {
+				due = time.Now()
+			}
+			sent <- due
 			if err := s.Send(req); err != nil {
 				return nil
 			}
@@ -130,6 +135,17 @@ func (l *load) stream(ctx context.Context, c *client.Client, wait rpc.Wait, firs
 	})
 	g.Go(func() error { return l.receive(s, slots, sent) })
 	return g.Wait()
+}
+
+// pace waits until the n-th event of a stream is due, and returns when that was; zero when
+// none is due before it can be sent.
+func (l *load) pace(begin time.Time, n int) time.Time {
+	if l.Rate == 0 {
+		return time.Time{}
+	}
+	due := begin.Add(time.Duration(float64(n) * float64(l.Streams) / l.Rate * float64(time.Second)))
+	time.Sleep(time.Until(due))
+	return due
 }
 
 func (l *load) receive(s rpc.LogService_AppendStreamClient, slots <-chan struct{}, sent <-chan time.Time) error {

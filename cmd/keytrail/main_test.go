@@ -15,13 +15,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes both programs available to scripts and tests: keytrail is this binary
-// under another name, keytraild is built.
+// TestMain makes the programs available to scripts and tests: keytrail is this binary
+// under another name, the servers are built.
 func TestMain(m *testing.M) {
 	testscript.Main(withServer{m}, map[string]func(){"keytrail": main})
 }
 
-// withServer runs tests with keytraild in PATH.
+// withServer runs tests with keytraild and keytrail-witness in PATH.
 type withServer struct{ m *testing.M }
 
 func (w withServer) Run() int {
@@ -31,9 +31,9 @@ func (w withServer) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "keytraild"), "../keytraild").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../keytraild", "../keytrail-witness").CombinedOutput()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "building keytraild: %v\n%s", err, out)
+		fmt.Fprintf(os.Stderr, "building the servers: %v\n%s", err, out)
 		return 1
 	}
 	if err := os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -320,6 +321,33 @@ func printInfo(w io.Writer, i *rpc.GetLogInfoResponse) error {
 		}
 		fmt.Fprintf(t, "key\t%s\n", printable(k))
 	}
+	for _, w := range i.GetWitnesses() {
+		printWitness(t, w, i.GetPublishedSize())
+	}
 	fmt.Fprintf(t, "server\t%s\n", printable(i.GetVersion()))
 	return t.Flush()
+}
+
+// printWitness says in one line how a witness is.
+func printWitness(t io.Writer, w *rpc.WitnessStatus, published uint64) {
+	fmt.Fprintf(t, "witness\t%s (%s): ", printable(strings.Join(w.GetNames(), ", ")), printable(w.GetUrl()))
+	if at := w.GetLastSuccess(); at != nil {
+		fmt.Fprintf(t, "cosigned %d entries at %s in %v", w.GetSize(), timeCell(at.AsTime()), w.GetLatency().AsDuration().Round(100*time.Microsecond))
+	} else {
+		fmt.Fprint(t, "has not cosigned since the start")
+	}
+	if lag := int64(published) - int64(w.GetSize()); w.GetLastSuccess() != nil && lag > 0 {
+		fmt.Fprintf(t, ", %d behind", lag)
+	}
+	if p := w.GetProblem(); p != "" {
+		what := "problem"
+		if w.GetConflict() {
+			what = "CONFLICT"
+		}
+		fmt.Fprintf(t, "; %s: %s", what, printable(p))
+	}
+	if at := w.GetRetryAt(); at != nil {
+		fmt.Fprintf(t, "; asked again at %s", timeCell(at.AsTime()))
+	}
+	fmt.Fprintln(t)
 }

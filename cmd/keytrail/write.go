@@ -29,8 +29,10 @@ func parseWait(s string) (rpc.Wait, error) {
 		return rpc.Wait_WAIT_DURABLE, nil
 	case "published":
 		return rpc.Wait_WAIT_PUBLISHED, nil
+	case "witnessed":
+		return rpc.Wait_WAIT_WITNESSED, nil
 	}
-	return 0, cli.Usage("--wait: %q is neither durable nor published", s)
+	return 0, cli.Usage("--wait: %q is none of durable, published, witnessed", s)
 }
 
 func (a *app) appendCommand() *cobra.Command {
@@ -63,7 +65,7 @@ same events again adds nothing and prints the same indexes.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&wait, "wait", "durable", "what to wait for: durable or published")
+	cmd.Flags().StringVar(&wait, "wait", "durable", "what to wait for: durable, published, or witnessed (published, and refused when the log's policy demands no witness)")
 	cmd.Flags().StringVar(&rejects, "rejects", "keytrail-rejects.ndjson", "reject file, made when it is needed")
 	return cmd
 }
