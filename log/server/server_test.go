@@ -41,11 +41,13 @@ type fixture struct {
 	store *storagetest.Faults
 	dir   *logtest.Dir
 	// logged is what the server has logged.
-	logged *lockedBuffer
+	logged    *lockedBuffer
+	witnesses []*logtest.Witness
 }
 
 type options struct {
 	maxPending     int
+	witnesses      int // of which all but one must cosign
 	server, client credentials.TransportCredentials
 }
 
@@ -61,10 +63,17 @@ func start(t *testing.T, o options) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.log, err = log.Open(t.Context(), log.Config{
+	c := log.Config{
 		Origin: logtest.Origin, Signers: f.dir.Signers, Store: f.store, Index: x, Ledger: led,
 		MinInterval: time.Millisecond, MaxPending: o.maxPending,
-	})
+	}
+	for i := range o.witnesses {
+		f.witnesses = append(f.witnesses, logtest.NewWitness(t, f.dir, fmt.Sprint("witness.test/", i)))
+	}
+	if o.witnesses > 0 {
+		c.Policy = logtest.Policy(t, f.dir, o.witnesses-1, f.witnesses...)
+	}
+	f.log, err = log.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
