@@ -109,7 +109,7 @@ func (e *endpoint) serve(c *call) result {
 	}
 	e.failed(ctx, bad)
 	if bad.kind == contradiction {
-		e.accuse(ctx, bad.why)
+		_ = e.accuse(ctx, bad.why) // stands in Proof
 	}
 	return result{e: e, problem: bad.why}
 }
@@ -118,7 +118,7 @@ func (e *endpoint) serve(c *call) result {
 func (f *Feed) collect(ctx context.Context, c *call, pending map[*endpoint]bool, results <-chan result) ([]checkpoint.Signature, error) {
 	cosigned := make(map[string]bool)
 	sigs := make(map[int]checkpoint.Signature)
-	problems := make(map[*endpoint]string)
+	problems := unanswered(pending)
 	var grace <-chan time.Time
 	for {
 		if p := f.Proof(); p != nil {
@@ -158,12 +158,18 @@ func (f *Feed) collect(ctx context.Context, c *call, pending map[*endpoint]bool,
 			if grace != nil {
 				return inOrder(sigs), nil
 			}
-			for e := range pending {
-				problems[e] = "has not answered yet"
-			}
 			return nil, f.quorumError(problems, slices.Collect(maps.Keys(cosigned))...)
 		}
 	}
+}
+
+// unanswered returns the problem of witnesses until they answer.
+func unanswered(pending map[*endpoint]bool) map[*endpoint]string {
+	problems := make(map[*endpoint]string)
+	for e := range pending {
+		problems[e] = "has not answered yet"
+	}
+	return problems
 }
 
 // punctual says whether any of the witnesses is worth the grace.

@@ -67,7 +67,7 @@ func (f *Feed) Start(ctx context.Context, cp checkpoint.Checkpoint, note []byte)
 			pending[e] = true
 		}
 	}
-	problems := make(map[*endpoint]string)
+	problems := unanswered(pending)
 	for {
 		switch {
 		case f.ctx.Err() != nil:
@@ -90,9 +90,6 @@ func (f *Feed) Start(ctx context.Context, cp checkpoint.Checkpoint, note []byte)
 				return p
 			}
 		case <-ctx.Done():
-			for e := range pending {
-				problems[e] = "has not answered yet"
-			}
 			return f.startError(problems)
 		}
 	}
