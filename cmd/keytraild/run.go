@@ -102,6 +102,9 @@ func start(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := d.CheckKeys(); err != nil {
+		return err
+	}
 	if o.check {
 		fmt.Fprintln(stdout, "configuration and keys are good")
 		return nil
