@@ -25,6 +25,8 @@ import (
 //	store/      enrolled logs and what was cosigned of each
 //	counter     how many changes the store had; better on another medium (--counter)
 //	evidence/   contradictions of logs, a file each
+//	control/    the socket of the witness that runs
+//	bastion.key the key for bastions, 0600, where one is used
 
 // keyFiles are the private keys, in the order in which they cosign.
 var keyFiles = []string{"ed25519.key", "mldsa44.key"}

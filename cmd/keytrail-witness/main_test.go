@@ -111,9 +111,10 @@ type process struct {
 	url string
 }
 
-func serveWitness(t testing.TB, dir string) *process {
+func serveWitness(t testing.TB, dir string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(os.Args[0], "--dir", dir, "--listen", "127.0.0.1:0", "--log-level", "error")}
+	args = append([]string{"--dir", dir, "--listen", "127.0.0.1:0", "--log-level", "error"}, args...)
+	p := &process{cmd: exec.Command(os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), asProgram+"=1")
 	p.cmd.Stderr = os.Stderr
 	stdout, err := p.cmd.StdoutPipe()
@@ -211,7 +212,7 @@ func TestLife(t *testing.T) {
 	if h := p.get(t, "/healthz"); h != "ok\n" {
 		t.Errorf("health is %q", h)
 	}
-	mustFail(t, cli.ExitError, "hint: stop the witness first", "list", "--dir", dir)
+	mustFail(t, cli.ExitError, "hint: stop the witness first", "adopt", "--dir", dir)
 	file := strings.TrimSpace(mustRun(t, "evidence", "--dir", dir))
 	if out := mustRun(t, "evidence", "--dir", dir, file); !strings.Contains(out, verify.EvidenceFormat) {
 		t.Errorf("evidence prints\n%s", out)

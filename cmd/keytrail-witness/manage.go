@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,11 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keytrail/keytrail/cmd/internal/cli"
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/witness"
 )
 
@@ -22,7 +25,9 @@ func initCommand(l *location) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init --dir DIR --name NAME",
 		Short: "Make a witness: keys and an empty store, and print its public keys",
-		Args:  cobra.NoArgs,
+		Example: `  keytrail-witness init --dir /var/lib/witness --name witness.example.com/w1
+  keytrail-witness init --dir /var/lib/witness --counter /mnt/other/counter --name witness.example.com/w1`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := l.require(); err != nil {
 				return err
@@ -45,12 +50,22 @@ func initCommand(l *location) *cobra.Command {
 	return cmd
 }
 
-// with runs fn with the opened witness, which no other process has.
-func (l *location) with(ctx context.Context, fn func(*opened) error) (err error) {
+// with runs fn with the witness: the one that runs, else with the store, which no other
+// process has then.
+func (l *location) with(ctx context.Context, fn func(register) error) (err error) {
 	if err := l.require(); err != nil {
 		return err
 	}
+	if r, ok := runningAt(*l); ok {
+		return fn(r)
+	}
 	w, err := l.open(ctx, nil)
+	if errors.Is(err, storage.ErrLocked) {
+		// It may have begun to run since.
+		if r, ok := runningAt(*l); ok {
+			return fn(r)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -69,7 +84,11 @@ the log's operator hands them out). Several keys of one name are of one log; a k
 log that is enrolled is added to its keys, for the overlap of a rotation.
 
 With --log-list it takes a list in the format of the witness network. A list changes no
-keys: when it names another key for an enrolled log, nothing of it is taken.`,
+keys: when it names another key for an enrolled log, nothing of it is taken.
+
+The witness may be running; what is enrolled is on stable storage when the command ends.`,
+		Example: `  keytrail-witness enroll --dir /var/lib/witness log.example.com/keys+d4fb6bb4+AdVz…
+  keytrail-witness enroll --dir /var/lib/witness --log-list log-list.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (list == "") {
 				return cli.Usage("state public keys or --log-list, one of the two")
@@ -80,7 +99,7 @@ keys: when it names another key for an enrolled log, nothing of it is taken.`,
 				}
 				return enrollList(cmd.Context(), l, list, cmd.OutOrStdout())
 			}
-			var logs []witness.Log
+			var logs []logJSON
 			for _, arg := range args {
 				k, err := checkpoint.ParseVerifierKey(arg)
 				if err != nil {
@@ -93,10 +112,11 @@ keys: when it names another key for an enrolled log, nothing of it is taken.`,
 				if err := log.Validate(); err != nil {
 					return cli.Usage("%.60q: %v", arg, err)
 				}
-				logs = append(logs, log)
+				logs = append(logs, toJSON(log))
 			}
-			return l.with(cmd.Context(), func(w *opened) error {
-				return w.Enroll(cmd.Context(), logs...)
+			return l.with(cmd.Context(), func(w register) error {
+				_, err := w.enroll(cmd.Context(), enrolment{Logs: logs})
+				return err
 			})
 		},
 	}
@@ -117,50 +137,76 @@ func enrollList(ctx context.Context, l *location, path string, stdout io.Writer)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	return l.with(ctx, func(w *opened) error {
-		added, err := w.EnrollListed(ctx, logs)
+	e := enrolment{Listed: true}
+	for _, log := range logs {
+		e.Logs = append(e.Logs, toJSON(log))
+	}
+	return l.with(ctx, func(w register) error {
+		done, err := w.enroll(ctx, e)
 		if err == nil {
-			fmt.Fprintf(stdout, "%d logs in the list, %d new\n", len(logs), added)
+			fmt.Fprintf(stdout, "%d logs in the list, %d new\n", len(logs), done.Added)
 		}
 		return err
 	})
 }
 
 func listCommand(l *location) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "list --dir DIR",
 		Short: "List the enrolled logs and what was cosigned of each",
-		Args:  cobra.NoArgs,
+		Example: `  keytrail-witness list --dir /var/lib/witness
+  keytrail-witness list --dir /var/lib/witness --json | jq '.logs[].origin'`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return l.with(cmd.Context(), func(w *opened) error {
-				for _, k := range w.Keys() {
+			return l.with(cmd.Context(), func(w register) error {
+				all, err := w.list(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(all)
+				}
+				for _, k := range all.Keys {
 					fmt.Fprintf(cmd.OutOrStdout(), "witness %s\n", k)
 				}
-				for _, s := range w.Logs() {
-					printLog(cmd.OutOrStdout(), s)
+				for _, log := range all.Logs {
+					printLog(cmd.OutOrStdout(), log)
 				}
 				return nil
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
 }
 
-func printLog(out io.Writer, s witness.Status) {
-	fmt.Fprintf(out, "\nlog %s\n", s.Origin)
-	for _, k := range s.Keys {
+func printLog(out io.Writer, l logJSON) {
+	fmt.Fprintf(out, "\nlog %s\n", printable(l.Origin))
+	for _, k := range l.Keys {
 		fmt.Fprintf(out, "  vkey %s\n", k)
 	}
-	if s.PerDay != 0 {
-		fmt.Fprintf(out, "  qpd %d\n", s.PerDay)
+	if l.PerDay != 0 {
+		fmt.Fprintf(out, "  qpd %d\n", l.PerDay)
 	}
-	if s.Contact != "" {
-		fmt.Fprintf(out, "  contact %s\n", s.Contact)
+	if l.Contact != "" {
+		fmt.Fprintf(out, "  contact %s\n", printable(l.Contact))
 	}
-	if s.Time == 0 {
+	if c := l.Cosigned; c == nil {
 		fmt.Fprintln(out, "  never cosigned")
-		return
+	} else {
+		fmt.Fprintf(out, "  cosigned size %d root %s at %s\n", c.Size, c.Root, c.Time.Format(time.RFC3339))
 	}
-	fmt.Fprintf(out, "  cosigned size %d root %x at %s\n", s.Size, s.Root, time.Unix(int64(s.Time), 0).UTC().Format(time.RFC3339))
+}
+
+// printable replaces what would move the cursor or hide text on a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func removeCommand(l *location) *cobra.Command {
@@ -169,17 +215,18 @@ func removeCommand(l *location) *cobra.Command {
 		Use:   "remove --dir DIR ORIGIN [--key VKEY]",
 		Short: "Serve a log no more, or trust one of its keys no more",
 		Long: `Remove makes the witness refuse a log, or with --key one of its keys, as at the end of a
-rotation. What was cosigned is kept: a log that is enrolled again goes on from there.`,
+rotation. What was cosigned is kept: a log that is enrolled again goes on from there.
+The witness may be running.`,
+		Example: `  keytrail-witness remove --dir /var/lib/witness log.example.com/keys
+  keytrail-witness remove --dir /var/lib/witness log.example.com/keys --key log.example.com/keys+d4fb6bb4+AdVz…`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if vkey == "" {
-				return l.with(cmd.Context(), func(w *opened) error { return w.Remove(cmd.Context(), args[0]) })
-			}
-			k, err := checkpoint.ParseVerifierKey(vkey)
-			if err != nil {
+			if _, err := checkpoint.ParseVerifierKey(vkey); vkey != "" && err != nil {
 				return cli.Usage("--key: %v", err)
 			}
-			return l.with(cmd.Context(), func(w *opened) error { return w.RemoveKey(cmd.Context(), args[0], k) })
+			return l.with(cmd.Context(), func(w register) error {
+				return w.remove(cmd.Context(), removal{Origin: args[0], Key: vkey})
+			})
 		},
 	}
 	cmd.Flags().StringVar(&vkey, "key", "", "remove this key alone")
@@ -193,6 +240,9 @@ func evidenceCommand(l *location) *cobra.Command {
 		Long: `Evidence lists the files that prove that a log signed two trees of one size. With the
 name of one it writes it to standard output, to be handed to anyone who has the log's
 public keys. The witness may be running.`,
+		Example: `  keytrail-witness evidence --dir /var/lib/witness
+  keytrail-witness evidence --dir /var/lib/witness 3f5a…-8-91c0….json > fork.json
+  keytrail verify evidence fork.json --policy policy.txt`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := l.require(); err != nil {
@@ -230,7 +280,8 @@ func adoptCommand(l *location) *cobra.Command {
 checkpoints that this witness cosigned, the newest that anyone holds of each log (ask the
 logs for /checkpoint): the state of their logs is moved up to them. Where a larger tree
 was cosigned than any of them shows, the witness may cosign another tree of that size:
-if that is possible, make a new witness with new keys instead.`,
+if that is possible, make a new witness with new keys instead. The witness must be stopped.`,
+		Example: `  keytrail-witness adopt --dir /var/lib/witness log-a.checkpoint log-b.checkpoint`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if err := l.require(); err != nil {
 				return err

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keytrail/keytrail/cmd/internal/cli"
+	"github.com/keytrail/keytrail/witness/bastion"
 )
 
 // Limits of a connection. A request is 128 KiB at most and answered in milliseconds.
@@ -33,6 +34,7 @@ const (
 type serveOptions struct {
 	listen, metrics, level string
 	cert, key              string
+	bastions               []string
 }
 
 func command() *cobra.Command {
@@ -47,11 +49,15 @@ SHA-256 of the log's origin. It cosigns a checkpoint only when the log proves th
 extends the one cosigned before, with an Ed25519 and an ML-DSA-44 key, after that is on
 stable storage. When it serves it prints one line "ready http=HOST:PORT" on standard output.
 
-Behind a proxy leave TLS to the proxy. The other commands need the witness stopped, but
-for evidence.`,
+Health and metrics are at /healthz and /metrics, of --metrics if it is given, else beside
+the protocol. Behind a proxy leave TLS to the proxy. Behind NAT connect to a bastion
+(C2SP https-bastion), which must know the key that bastion-key shows.
+
+Enroll, list, remove and evidence work while the witness runs, without a restart.`,
 		Example: `  keytrail-witness init --dir /var/lib/witness --name witness.example.com/w1
   keytrail-witness enroll --dir /var/lib/witness log.example.com/keys+d4fb6bb4+AdVz…
-  keytrail-witness --dir /var/lib/witness --listen :8080 --metrics 127.0.0.1:9090`,
+  keytrail-witness --dir /var/lib/witness --listen :8080 --metrics 127.0.0.1:9090
+  keytrail-witness --dir /var/lib/witness --bastion bastion.example.com:443`,
 		Args:    cobra.NoArgs,
 		Version: cli.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,8 +72,9 @@ for evidence.`,
 	f.StringVar(&o.metrics, "metrics", "", "address of /healthz and /metrics (default: the same as --listen)")
 	f.StringVar(&o.cert, "tls-cert", "", "file with the TLS certificate chain, PEM")
 	f.StringVar(&o.key, "tls-key", "", "file with the TLS private key, PEM")
+	f.StringArrayVar(&o.bastions, "bastion", nil, "`HOST:PORT` of a bastion to serve through, too; may be repeated")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(initCommand(&l), enrollCommand(&l), listCommand(&l), removeCommand(&l), evidenceCommand(&l), adoptCommand(&l))
+	cmd.AddCommand(initCommand(&l), enrollCommand(&l), listCommand(&l), removeCommand(&l), evidenceCommand(&l), adoptCommand(&l), bastionKeyCommand(&l))
 	return cmd
 }
 
@@ -88,64 +95,100 @@ func start(ctx context.Context, l location, o serveOptions, stdout, stderr io.Wr
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	return serve(ctx, w, o, logger, stdout)
+	backends, err := backends(l, o, server(w.Handler(), logger), logger)
+	if err != nil {
+		return err
+	}
+	return (&service{w, l, o, backends, logger}).run(ctx, stdout)
 }
 
-// serve answers until ctx ends.
-func serve(ctx context.Context, w *opened, o serveOptions, logger *slog.Logger, stdout io.Writer) error {
-	main := http.NewServeMux()
-	main.Handle("/", w.Handler())
-	admin := main
-	if o.metrics != "" {
-		admin = http.NewServeMux()
-	}
-	admin.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) {
-		if err := w.Err(); err != nil {
-			http.Error(rw, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(rw, "ok")
-	})
-	admin.Handle("GET /metrics", promhttp.HandlerFor(registry(w), promhttp.HandlerOpts{}))
+// service is a witness with all through which it is reached.
+type service struct {
+	*opened
+	location location
+	options  serveOptions
+	backends []*bastion.Backend
+	logger   *slog.Logger
+}
 
-	lis, err := listen(o)
+// endpoint is a server with its listener.
+type endpoint struct {
+	*http.Server
+	lis net.Listener
+}
+
+// run answers until ctx ends.
+func (s *service) run(ctx context.Context, stdout io.Writer) error {
+	lis, err := listen(s.options)
 	if err != nil {
 		return err
 	}
 	defer lis.Close()
-	servers := map[*http.Server]net.Listener{server(main, logger): lis}
-	if o.metrics != "" {
-		adminLis, err := net.Listen("tcp", o.metrics)
+	main := http.NewServeMux()
+	main.Handle("/", s.Handler())
+	endpoints := []endpoint{{server(main, s.logger), lis}}
+	admin := main
+	if s.options.metrics != "" {
+		adminLis, err := net.Listen("tcp", s.options.metrics)
 		if err != nil {
 			return cli.Hint(err, "choose another address with --metrics")
 		}
 		defer adminLis.Close()
-		servers[server(admin, logger)] = adminLis
+		admin = http.NewServeMux()
+		endpoints = append(endpoints, endpoint{server(admin, s.logger), adminLis})
+	}
+	s.administer(admin)
+	switch control, err := s.location.listenControl(); {
+	case errors.Is(err, errPath):
+		s.logger.WarnContext(ctx, "enroll, list and remove need the witness stopped", slog.Any("error", err))
+	case err != nil:
+		return err
+	default:
+		defer control.Close()
+		endpoints = append(endpoints, endpoint{server(controlHandler(s, s.logger), s.logger), control})
 	}
 	group, failed := errgroup.WithContext(ctx)
-	for s, lis := range servers {
-		group.Go(func() error {
-			if err := s.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
-		group.Go(func() error {
-			<-failed.Done()
-			shut, cancel := context.WithTimeout(context.Background(), stopWithin)
-			defer cancel()
-			if err := s.Shutdown(shut); err != nil {
-				return s.Close()
-			}
-			return nil
-		})
+	for _, e := range endpoints {
+		group.Go(func() error { return e.run(failed) })
+	}
+	for _, b := range s.backends {
+		group.Go(func() error { return b.Run(failed) })
 	}
 	fmt.Fprintf(stdout, "ready http=%s\n", lis.Addr())
-	logger.InfoContext(ctx, "serving", slog.String("http", lis.Addr().String()), slog.Int("logs", len(w.Logs())), slog.String("version", cli.Version()))
+	s.logger.InfoContext(ctx, "serving", slog.String("http", lis.Addr().String()), slog.Int("logs", len(s.Logs())), slog.String("version", cli.Version()))
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	logger.InfoContext(ctx, "stopped")
+	s.logger.InfoContext(ctx, "stopped")
+	return nil
+}
+
+// administer adds what the operator asks for.
+func (s *service) administer(mux *http.ServeMux) {
+	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) {
+		if err := s.Err(); err != nil {
+			http.Error(rw, "the witness cosigns nothing more; its log says why", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(rw, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry(), promhttp.HandlerOpts{}))
+}
+
+// run serves until ctx ends, then answers what is under way, for stopWithin at most.
+func (e endpoint) run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- e.Serve(e.lis) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	if err := e.Shutdown(stop); err != nil {
+		return e.Close()
+	}
 	return nil
 }
 
@@ -171,10 +214,22 @@ func server(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-func registry(w *opened) *prometheus.Registry {
+// registry holds what /metrics shows.
+func (s *service) registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	r.MustRegister(w.Metrics()...)
+	r.MustRegister(s.Metrics()...)
+	for i, b := range s.backends {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "keytrail_witness_bastion_connected", Help: "1 while the connection to the bastion is there.",
+			ConstLabels: prometheus.Labels{"bastion": s.options.bastions[i]},
+		}, func() float64 {
+			if b.Connected() {
+				return 1
+			}
+			return 0
+		}))
+	}
 	return r
 }
 

@@ -67,7 +67,9 @@ func TestTLS(t *testing.T) {
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, w, serveOptions{listen: "127.0.0.1:0", metrics: "127.0.0.1:0", cert: cert, key: key}, slog.New(slog.DiscardHandler), in)
+		s := service{opened: w, location: l, logger: slog.New(slog.DiscardHandler),
+			options: serveOptions{listen: "127.0.0.1:0", metrics: "127.0.0.1:0", cert: cert, key: key}}
+		ended <- s.run(ctx, in)
 	}()
 	line := make([]byte, 200)
 	n, err := out.Read(line)

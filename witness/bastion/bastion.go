@@ -148,19 +148,23 @@ func (b *Backend) serve(ctx context.Context, log *slog.Logger) error {
 	log.InfoContext(ctx, "connected to the bastion", slog.String("hash", Hash(b.config.Key.Public().(ed25519.PublicKey))))
 	s := b.server()
 	lis := newOneListener(conn)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(lis) }()
+	ended := make(chan struct{})
+	go func() {
+		err = s.Serve(lis)
+		close(ended)
+	}()
 	select {
-	case err = <-served:
+	case <-ended:
+		return errors.Join(err, conn.Close())
 	case <-ctx.Done():
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
-		defer cancel()
-		if s.Shutdown(stop) != nil {
-			err = s.Close()
-		}
-		_ = <-served // http.ErrServerClosed
 	}
-	return errors.Join(err, conn.Close())
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	if s.Shutdown(stop) != nil {
+		_ = s.Close()
+	}
+	<-ended
+	return conn.Close()
 }
 
 func (b *Backend) dial(ctx context.Context) (net.Conn, error) {
