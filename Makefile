@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint gen gen-check vectors fuzz crash bench cover demo check clean
+.PHONY: help build test race lint gen gen-check vectors fuzz interop crash bench cover demo check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,6 +52,9 @@ vectors: ## write the golden vectors and other golden files anew
 fuzz: ## run every fuzz target for T (60s) and stop at the first finding
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's,^(.*)/[^/]*:func ,\1 ,' | sort -u | \
 	while read -r dir name; do echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(T) "$$dir" </dev/null || exit 1; done
+
+interop: ## try keytrail with others' logs, witnesses and verifiers (needs a C compiler)
+	cd client/interop && go test -count=1 -timeout 5m ./...
 
 crash: ## run the long crash, power-loss and model tests
 	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
