@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/transparency-dev/merkle/proof"
@@ -87,6 +88,7 @@ func (p *publisher) loadCheckpoint(ctx context.Context, signed ledger.State, hea
 	p.cell, p.past = note, cp.Size
 	if p.covered(cp, note) {
 		p.latest = Published{Checkpoint: cp, Note: note, At: time.Now()}
+		p.resign = !p.signedByAll(note)
 	}
 	return nil
 }
@@ -157,6 +159,21 @@ func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
 			head.Size, head.Root, signed.Size, signed.Root)
 	}
 	return nil
+}
+
+// signedByAll says whether a note of this log has a signature of each of its keys. One from
+// before a key was added does not: the key that it replaces cannot be retired until one has.
+func (p *publisher) signedByAll(note []byte) bool {
+	_, sigs, err := checkpoint.ParseNote(note)
+	if err != nil {
+		return false
+	}
+	for _, key := range p.log.VerifierKeys() {
+		if !slices.ContainsFunc(sigs, key.Made) {
+			return false
+		}
+	}
+	return true
 }
 
 // covered says whether a note of this log has the cosignatures that the policy demands.

@@ -44,6 +44,7 @@ type publisher struct {
 	feed   *feed.Feed    // nil when the policy names no witness
 	cell   []byte        // content of the checkpoint cell, owned by run
 	past   uint64        // size of the checkpoint that was published before the start
+	resign bool          // the checkpoint that was published before the start lacks a key's signature
 	asked  bool          // enough witnesses have said which size they cosigned last
 	warned bool          // that publication waits was logged
 
@@ -185,7 +186,7 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 	if err != nil {
 		return pause{}, fmt.Errorf("publishing: reading the head: %w", err)
 	}
-	if p.latest.Note != nil && head.Size == p.latest.Size && head.Root == p.latest.Root {
+	if p.latest.Note != nil && !p.resign && head.Size == p.latest.Size && head.Root == p.latest.Root {
 		if age := begin.Sub(p.latest.At); age < p.log.cfg.Refresh {
 			return pause{d: p.log.cfg.Refresh - age}, nil
 		}
@@ -231,7 +232,7 @@ func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin ti
 	if err := p.log.store.SwapCell(ctx, CheckpointCell, p.cell, note); err != nil {
 		return fmt.Errorf("publishing: storing the checkpoint: %w", err)
 	}
-	p.cell, p.warned = note, false
+	p.cell, p.warned, p.resign = note, false, false
 	p.mu.Lock()
 	p.latest, p.problem = Published{Checkpoint: cp, Note: note, At: time.Now()}, ""
 	close(p.changed)
