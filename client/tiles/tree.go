@@ -115,31 +115,47 @@ func (t *Tree) LeafHash(ctx context.Context, index uint64) (Hash, error) {
 }
 
 // Leaves calls fn with the leaves from start up to end, at most t's size, in order. Each
-// has been verified; it is good during the call.
+// has been verified; it is good during the call. Full bundles are held against the hash
+// over them, so that no tile of level 0 is read.
 func (t *Tree) Leaves(ctx context.Context, start, end uint64, fn func(index uint64, leaf []byte) error) error {
 	if start > end || end > t.size {
 		return fmt.Errorf("%w: leaves %d to %d in a tree of %d", ErrRange, start, end, t.size)
 	}
-	return bundles(ctx, start, end, fn, func(ctx context.Context, index uint64) ([][]byte, error) {
-		// The width is that of this tree, for which the server has the bundle.
-		leaves, err := t.log.Entries(ctx, index, tile.WidthAt(0, index, t.size))
+	return bundles(ctx, start, end, fn, t.bundle)
+}
+
+// bundle reads and verifies a bundle. Its width is that of t, for which the server has it.
+func (t *Tree) bundle(ctx context.Context, index uint64) ([][]byte, error) {
+	leaves, err := t.log.Entries(ctx, index, tile.WidthAt(0, index, t.size))
+	if err != nil {
+		return nil, err
+	}
+	hashes := make([]Hash, len(leaves))
+	for i, leaf := range leaves {
+		hashes[i] = HashLeaf(leaf)
+	}
+	if len(leaves) == tile.Width {
+		over, err := t.row(ctx, tileID{1, index / tile.Width})
 		if err != nil {
 			return nil, err
 		}
-		row, err := t.row(ctx, tileID{0, index})
-		if err != nil {
-			return nil, err
+		if subtree(hashes) == over[index%tile.Width] {
+			return leaves, nil
 		}
-		for i, leaf := range leaves {
-			if got := HashLeaf(leaf); got != row[i] {
-				return nil, &ContradictionError{
-					Where: fmt.Sprintf("entry %d", index*tile.Width+uint64(i)), Size: t.size,
-					Detail: fmt.Sprintf("it hashes to %x, the tree has %x", got, row[i]),
-				}
+	}
+	row, err := t.row(ctx, tileID{0, index})
+	if err != nil {
+		return nil, err
+	}
+	for i, got := range hashes {
+		if got != row[i] {
+			return nil, &ContradictionError{
+				Where: fmt.Sprintf("entry %d", index*tile.Width+uint64(i)), Size: t.size,
+				Detail: fmt.Sprintf("it hashes to %x, the tree has %x", got, row[i]),
 			}
 		}
-		return leaves, nil
-	})
+	}
+	return leaves, nil
 }
 
 func (t *Tree) proof(ctx context.Context, nodes proof.Nodes) ([]Hash, error) {

@@ -152,6 +152,12 @@ func TestTilesAskedFor(t *testing.T) {
 	if got, want := log.Asked(), []string{"tile/1/000", "tile/0/001"}; !slices.Equal(got, want) {
 		t.Errorf("two proofs asked for %v, want %v", got, want)
 	}
+	if err := tree.Leaves(t.Context(), 256, 512, func(uint64, []byte) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := log.Asked(), []string{"tile/entries/001"}; !slices.Equal(got, want) {
+		t.Errorf("leaves asked for %v, want %v", got, want)
+	}
 }
 
 // TestLyingServer flips one bit in each kind of tile and entry. Everything that is read is
