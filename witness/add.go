@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/transparency-dev/merkle/proof"
@@ -114,8 +115,20 @@ func (w *Witness) AddCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	if err := last.check(r); err != nil {
 		return nil, err
 	}
-	return w.cosign(ctx, t, log, r, verified)
+	lines, err := w.cosign(ctx, t, log, r, verified)
+	if errors.Is(err, errMoved) {
+		// The state is another one than the request was compared with.
+		last = t.latest.Load()
+		if err := w.lookBack(ctx, last, r, verified); err != nil {
+			return nil, err
+		}
+		return nil, conflict(last.Size)
+	}
+	return lines, err
 }
+
+// errMoved means that another request was cosigned since this one was checked.
+var errMoved = errors.New("witness: state moved")
 
 // verify returns the signatures of the log's keys: "403 … if either no signature from a
 // trusted key for the origin is present, or a signature line's key name and ID match a
@@ -209,7 +222,7 @@ func (w *Witness) cosign(ctx context.Context, t *tree, log *Log, r *request, ver
 	last := t.latest.Load()
 	// One size has one root here, so that the same size is the same state.
 	if last.Size != r.old {
-		return nil, conflict(last.Size)
+		return nil, errMoved
 	}
 	now := time.Now()
 	if wait := t.budget.take(now, log.PerDay, last.note != nil && r.Size == last.Size); wait > 0 {
@@ -223,22 +236,34 @@ func (w *Witness) cosign(ctx context.Context, t *tree, log *Log, r *request, ver
 		return nil, err
 	}
 	own := make([]checkpoint.Signature, len(w.signers))
-	var lines []byte
-	for i, k := range w.signers {
-		if own[i], err = k.Cosign(r.Checkpoint, at); err != nil {
-			return nil, err
-		}
-		lines = own[i].Append(lines)
+	if err := w.sign(own, early, r.Checkpoint, at); err != nil {
+		return nil, err
 	}
 	// Only lines that were verified are kept: whatever else came with the request would be
 	// served under this witness's name.
-	note := checkpoint.AppendNote(nil, r.Checkpoint, append(verified, own...))
-	next := &latest{Checkpoint: r.Checkpoint, note: note, time: at, revision: last.revision + 1}
-	if err := w.write(ctx, last, next); err != nil {
-		return nil, err
+	next := &latest{
+		Checkpoint: r.Checkpoint, time: at, revision: last.revision + 1, left: t.budget.state(),
+		note: checkpoint.AppendNote(nil, r.Checkpoint, append(verified, made(own)...)),
 	}
+	// The slow keys sign while the store writes. Nothing leaves before both are done.
+	signed := make(chan error, 1)
+	go func() { signed <- w.sign(own, late, r.Checkpoint, at) }()
+	writeErr := w.write(ctx, last, next)
+	signErr := <-signed
+	if writeErr != nil {
+		return nil, writeErr
+	}
+	// What a slow key could not sign is in the store all the same.
+	next.note = checkpoint.AppendNote(nil, r.Checkpoint, append(verified, made(own)...))
 	t.latest.Store(next)
+	if signErr != nil {
+		return nil, signErr
+	}
 	w.metrics.cosigned(next)
+	var lines []byte
+	for _, s := range own {
+		lines = s.Append(lines)
+	}
 	return lines, nil
 }
 
@@ -255,9 +280,53 @@ func timestamp(now time.Time, last uint64) (uint64, error) {
 	return last, nil
 }
 
+// phase is when a key cosigns: early ones before the state is written, which holds their
+// signatures, and late ones meanwhile.
+type phase bool
+
+const (
+	early phase = false
+	late  phase = true
+)
+
+// phases says when each key cosigns. ML-DSA-44 takes as long as a write, Ed25519 a tenth of
+// it. At least one key is early, because a state is known by its cosignature to be this
+// witness's.
+func phases(signers []*checkpoint.SignerKey) []phase {
+	p := make([]phase, len(signers))
+	quick := slices.ContainsFunc(signers, func(k *checkpoint.SignerKey) bool {
+		return k.VerifierKey().Type() == checkpoint.TypeEd25519Cosignature
+	})
+	for i, k := range signers {
+		p[i] = phase(quick && k.VerifierKey().Type() != checkpoint.TypeEd25519Cosignature)
+	}
+	return p
+}
+
+// sign makes the cosignatures of one phase that are not there yet; sigs has a place for each
+// signer.
+func (w *Witness) sign(sigs []checkpoint.Signature, p phase, c checkpoint.Checkpoint, at uint64) error {
+	for i, k := range w.signers {
+		if w.phases[i] != p || sigs[i].Sig != nil {
+			continue
+		}
+		s, err := k.Cosign(c, at)
+		if err != nil {
+			return fmt.Errorf("cosigning size %d of %q: %w", c.Size, c.Origin, err)
+		}
+		sigs[i] = s
+	}
+	return nil
+}
+
+// made returns the cosignatures that are there.
+func made(sigs []checkpoint.Signature) []checkpoint.Signature {
+	return slices.DeleteFunc(slices.Clone(sigs), func(s checkpoint.Signature) bool { return s.Sig == nil })
+}
+
 // write replaces a log's state, durably. When it cannot know the outcome, the witness stops.
 func (w *Witness) write(ctx context.Context, last, next *latest) error {
-	next.cell = encodeJSON(state{Format: stateFormat, Revision: next.revision, Note: string(next.note)})
+	next.cell = encodeJSON(state{Format: stateFormat, Revision: next.revision, Left: next.left, Note: string(next.note)})
 	if err := w.swap(ctx, stateCell(next.Origin), last.cell, next.cell); err != nil {
 		return fmt.Errorf("keeping size %d of %q: %w", next.Size, next.Origin, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
 )
@@ -70,10 +69,8 @@ func (w *Witness) raise(ctx context.Context, note []byte) error {
 		return nil
 	}
 	for _, s := range sigs {
-		for _, k := range w.signers {
-			if k.VerifierKey().Made(s) {
-				verified = append(verified, s)
-			}
+		if w.isOwn(s) {
+			verified = append(verified, s)
 		}
 	}
 	next := &latest{
@@ -85,15 +82,4 @@ func (w *Witness) raise(ctx context.Context, note []byte) error {
 	}
 	t.latest.Store(next)
 	return nil
-}
-
-// status is the HTTP status code of an error.
-func status(err error) int {
-	if e, ok := errors.AsType[*RefusalError](err); ok {
-		return e.Status
-	}
-	if errors.Is(err, ErrStopped) {
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }

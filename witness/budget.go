@@ -3,7 +3,8 @@ package witness
 import "time"
 
 // budget holds a log to its requests per day: a bucket of one day's requests that fills
-// evenly. It is kept in memory and starts full.
+// evenly. It starts full. What is left after each cosignature is stored with it, at no
+// further cost, so that a witness that is started again goes on from there.
 //
 // Only cosignatures count. Every other answer costs neither a write nor a signature, and
 // strangers could use the budget up with them. What a stranger can still ask for is another
@@ -14,6 +15,15 @@ type budget struct {
 	// left is what the bucket held at the time at.
 	left float64
 	at   time.Time
+}
+
+// state is what is left, nil when the budget was never needed.
+func (b *budget) state() *float64 {
+	if !b.used {
+		return nil
+	}
+	left := b.left
+	return &left
 }
 
 const day = 24 * time.Hour

@@ -187,5 +187,9 @@ func TestBudget(t *testing.T) {
 		time.Sleep(time.Hour + time.Second)
 		w.add(t, l.request(t, size, size+1))
 		w.wantRefused(t, l.request(t, size+1, size+2), http.StatusTooManyRequests)
+		w.reopen(t) // A restart gives no new budget.
+		w.wantRefused(t, l.request(t, size+1, size+2), http.StatusTooManyRequests)
+		time.Sleep(time.Hour + time.Second)
+		w.add(t, l.request(t, size+1, size+2))
 	})
 }

@@ -84,6 +84,17 @@ func (h *handler) refuse(rw http.ResponseWriter, req *http.Request, err error) i
 	return answer(rw, e.Status, e.Reason)
 }
 
+// status is the HTTP status code of an error.
+func status(err error) int {
+	if e, ok := errors.AsType[*RefusalError](err); ok {
+		return e.Status
+	}
+	if errors.Is(err, ErrStopped) {
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
 func answer(rw http.ResponseWriter, code int, text string) int {
 	http.Error(rw, text, code)
 	return code

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"time"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
@@ -96,8 +98,11 @@ func enroll(l Log) enrolled {
 type state struct {
 	Format   string `json:"format"`
 	Revision uint64 `json:"revision"`
-	// Note is the checkpoint with the log's signatures that were verified and the
-	// witness's own. Everything else is read from it.
+	// Left is what was left of the log's budget at the time of the cosignatures, so that
+	// a witness that is started again gives no new one.
+	Left *float64 `json:"budget_left,omitempty"`
+	// Note is the checkpoint with the log's signatures that were verified and those of
+	// the witness's own that were made before it was written. All else is read from it.
 	Note string `json:"note"`
 }
 
@@ -109,6 +114,8 @@ type latest struct {
 	// time is that of the cosignatures.
 	time     uint64
 	revision uint64
+	// left is what the log's budget held then, nil when it had no limit.
+	left *float64
 	// cell is the content of the cell, nil when there is none.
 	cell []byte
 }
@@ -129,7 +136,56 @@ func (w *Witness) loadTree(ctx context.Context, origin string) (*tree, error) {
 		return nil, fmt.Errorf("%w: reading what was cosigned of %q: %w", storage.ErrCorrupt, origin, err)
 	}
 	t.latest.Store(l)
+	if l.left != nil {
+		t.budget = budget{used: true, left: *l.left, at: time.Unix(int64(l.time), 0)}
+	}
 	return t, nil
+}
+
+// complete makes the cosignatures over a log's state that are not in the store, with the
+// state's time: late ones, and those of a key that is new. Those that belong into the store
+// are written there, so that an older key can be given up.
+func (w *Witness) complete(ctx context.Context, t *tree) error {
+	last := t.latest.Load()
+	if last.note == nil {
+		return nil
+	}
+	c, sigs, err := checkpoint.ParseForeignNote(last.note)
+	if err != nil {
+		return err
+	}
+	own := make([]checkpoint.Signature, len(w.signers))
+	for _, s := range sigs {
+		for i, k := range w.signers {
+			if k.VerifierKey().Made(s) {
+				own[i] = s
+			}
+		}
+	}
+	next := *last
+	stored := len(made(own))
+	if err := w.sign(own, early, c, last.time); err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(sigs, w.isOwn)
+	if len(made(own)) > stored {
+		next.note = checkpoint.AppendNote(nil, c, append(others, made(own)...))
+		next.revision++
+		if err := w.write(ctx, last, &next); err != nil {
+			return err
+		}
+	}
+	if err := w.sign(own, late, c, last.time); err != nil {
+		return err
+	}
+	next.note = checkpoint.AppendNote(nil, c, append(others, made(own)...))
+	t.latest.Store(&next)
+	return nil
+}
+
+// isOwn reports whether a signature line claims to be of one of the witness's keys.
+func (w *Witness) isOwn(s checkpoint.Signature) bool {
+	return slices.ContainsFunc(w.signers, func(k *checkpoint.SignerKey) bool { return k.VerifierKey().Made(s) })
 }
 
 // parseState reads a log's cell and verifies that this witness cosigned what is in it.
@@ -155,7 +211,7 @@ func (w *Witness) parseState(origin string, cell []byte) (*latest, error) {
 	if at == 0 {
 		return nil, errors.New("no cosignature in it is of this witness's keys")
 	}
-	return &latest{Checkpoint: c, note: []byte(s.Note), time: at, revision: s.Revision, cell: cell}, nil
+	return &latest{Checkpoint: c, note: []byte(s.Note), time: at, revision: s.Revision, left: s.Left, cell: cell}, nil
 }
 
 // ownTime verifies the cosignatures of this witness among sigs and returns the time of

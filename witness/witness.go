@@ -4,7 +4,9 @@
 // What is cosigned is durable before the answer: the compare and the write of a log's
 // state are one atomic step, and the signatures leave only after it. A Witness may be used
 // concurrently; proofs and signatures of logs are verified outside of any lock, requests
-// for one log take turns for signing and writing, those for different logs share syncs.
+// for one log take turns for signing and writing, those for different logs share syncs. The
+// slow signatures are made while the store writes. Those are not in the store: after a
+// restart they are made again, for the same checkpoint and time.
 //
 // It is trusted never to cosign two trees of one log of which neither extends the other,
 // and to state no time at which it knew a larger tree. For that it trusts its store and its
@@ -68,6 +70,7 @@ type Witness struct {
 	store    storage.Store
 	counter  *Counter
 	signers  []*checkpoint.SignerKey
+	phases   []phase // of each signer
 	evidence evidenceDir
 	log      *slog.Logger
 	metrics  *metrics
@@ -117,8 +120,10 @@ func Create(ctx context.Context, store storage.Store, counterPath string) error 
 	return nil
 }
 
-// Open opens a witness: it reads the state, verifies that the witness's own keys made every
-// cosignature in it, and compares it with the counter (ErrWentBack).
+// Open opens a witness: it reads the state, verifies the cosignatures of the witness's own
+// keys in it, of which each log needs one, and compares it with the counter (ErrWentBack).
+// Where one of the keys did not cosign the state it does now, so that after an Open with an
+// old and a new key the old one can be given up.
 func Open(ctx context.Context, c Config) (*Witness, error) {
 	w, err := load(ctx, c)
 	if err != nil {
@@ -128,6 +133,11 @@ func Open(ctx context.Context, c Config) (*Witness, error) {
 		return nil, fmt.Errorf("opening the witness: %w", err)
 	}
 	c.Counter.start(w.revisions(), w.stop)
+	for _, t := range w.trees() {
+		if err := w.complete(ctx, t); err != nil {
+			return nil, fmt.Errorf("opening the witness: %w", errors.Join(err, c.Counter.Close()))
+		}
+	}
 	return w, nil
 }
 
@@ -137,7 +147,7 @@ func load(ctx context.Context, c Config) (*Witness, error) {
 		return nil, err
 	}
 	w := &Witness{
-		store: c.Store, counter: c.Counter, signers: c.Signers, evidence: evidenceDir{path: c.Evidence},
+		store: c.Store, counter: c.Counter, signers: c.Signers, phases: phases(c.Signers), evidence: evidenceDir{path: c.Evidence},
 		log: c.Logger, metrics: newMetrics(),
 		origins: make(map[string]*tree), hashes: make(map[string]*tree),
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/keytrail/keytrail/proto/consistency"
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/memstore"
-	"github.com/keytrail/keytrail/storage/pebblestore"
 	"github.com/keytrail/keytrail/witness"
 )
 
@@ -129,6 +128,8 @@ type testWitness struct {
 	*witness.Witness
 	dir   string
 	store storage.Store
+	// signers are its keys, those of the function when nil.
+	signers []*checkpoint.SignerKey
 }
 
 func signers(t testing.TB) []*checkpoint.SignerKey {
@@ -176,7 +177,11 @@ func (w *testWitness) open(t testing.TB) {
 }
 
 func (w *testWitness) config(t testing.TB) witness.Config {
-	return witness.Config{Store: w.store, Signers: signers(t), Evidence: w.evidence()}
+	keys := w.signers
+	if keys == nil {
+		keys = signers(t)
+	}
+	return witness.Config{Store: w.store, Signers: keys, Evidence: w.evidence()}
 }
 
 func (w *testWitness) tryOpen(t testing.TB) error {
@@ -423,34 +428,4 @@ func cosignedAt(t testing.TB, l *testLog, c checkpoint.Checkpoint, at uint64) []
 		note = s.Append(note)
 	}
 	return note
-}
-
-// TestRestart keeps a state on disk over restarts.
-func TestRestart(t *testing.T) {
-	l := newLog(t, testOrigin, testOrigin)
-	dir := filepath.Join(t.TempDir(), "store")
-	s, err := pebblestore.Create(dir, pebblestore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWitness(t, s, l)
-	var old uint64
-	for size := uint64(3); size < 40; size += 13 {
-		w.add(t, l.request(t, old, size))
-		before, _ := w.Checkpoint(hash(l.origin))
-		if err := errors.Join(w.Close(), w.store.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if w.store, err = pebblestore.Open(dir, pebblestore.Options{}); err != nil {
-			t.Fatal(err)
-		}
-		w.open(t)
-		if e := w.wantRefused(t, l.request(t, old, size), http.StatusConflict); e.Size != size {
-			t.Errorf("after a restart the size is %d, want %d", e.Size, size)
-		}
-		if after, _ := w.Checkpoint(hash(l.origin)); string(after) != string(before) {
-			t.Error("after a restart it serves another checkpoint")
-		}
-		old = size
-	}
 }
