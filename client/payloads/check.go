@@ -3,6 +3,8 @@ package payloads
 import (
 	"bytes"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/keytrail/keytrail/proto/event"
@@ -25,7 +27,7 @@ type Entry struct {
 	Index uint64
 	// Problems are those of the entry alone.
 	Problems []Problem
-	// Erased means that there is no payload.
+	// Erased means that the leaf commits to a payload that is not there.
 	Erased bool
 
 	readable bool
@@ -36,9 +38,12 @@ type Entry struct {
 }
 
 // Examine checks a payload, nil when it was erased, against its leaf, which has been
-// verified, and reads its record.
+// verified, and reads its record. A leaf that is nil is not known, and nothing is said.
 func Examine(index uint64, leaf, payload []byte) Entry {
-	e := Entry{Index: index, Erased: payload == nil}
+	e := Entry{Index: index}
+	if leaf == nil {
+		return e
+	}
 	if _, err := record.ParseLeaf(leaf); err != nil {
 		// A leaf that is public itself, or none of keytrail's: nothing stands behind it.
 		if payload != nil {
@@ -47,6 +52,7 @@ func Examine(index uint64, leaf, payload []byte) Entry {
 		return e
 	}
 	if payload == nil {
+		e.Erased = true
 		return e
 	}
 	if want := record.Leaf(payload); !bytes.Equal(want[:], leaf) {
@@ -86,6 +92,30 @@ func Examine(index uint64, leaf, payload []byte) Entry {
 
 func (e *Entry) problem(format string, args ...any) {
 	e.Problems = append(e.Problems, Problem{e.Index, fmt.Sprintf(format, args...)})
+}
+
+// Item is an entry to examine.
+type Item struct {
+	Index uint64
+	// Leaf has been verified. Payload is nil where it was erased.
+	Leaf, Payload []byte
+}
+
+// ExamineAll examines entries in parallel and returns what Examine does of each, in the
+// same order.
+func ExamineAll(items []Item) []Entry {
+	out := make([]Entry, len(items))
+	workers := runtime.GOMAXPROCS(0)
+	var running sync.WaitGroup
+	for w := range workers {
+		running.Go(func() {
+			for i := w * len(items) / workers; i < (w+1)*len(items)/workers; i++ {
+				out[i] = Examine(items[i].Index, items[i].Leaf, items[i].Payload)
+			}
+		})
+	}
+	running.Wait()
+	return out
 }
 
 // A Checker holds entries against those before them: the log's clock never goes back, and
