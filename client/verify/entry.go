@@ -25,6 +25,21 @@ type Entry struct {
 	Event *keytrailv1.KeyEvent
 }
 
+// OpenEntry reads a payload whose leaf the caller has verified to be the log's at an index,
+// as Receipt does. The error is an *UnverifiableError of ReasonNewer when a newer version
+// could read it; any other means that the log committed to what is no record, or to one of
+// another index.
+func OpenEntry(index uint64, payload []byte) (*Entry, error) {
+	e, err := openEntry(index, payload, record.Leaf(payload))
+	if err != nil {
+		return nil, err
+	}
+	if e.Record.Index != index {
+		return nil, fmt.Errorf("the record says it is entry %d", e.Record.Index)
+	}
+	return e, nil
+}
+
 // openEntry reads a payload whose leaf is proven to be in the tree. The error is an
 // *UnverifiableError when a newer version could read it.
 func openEntry(index uint64, payload []byte, leaf [record.LeafSize]byte) (*Entry, error) {

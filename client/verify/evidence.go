@@ -111,8 +111,8 @@ type Conviction struct {
 	claimed *TamperError
 }
 
-// Proven returns what was proven, one sentence each, for people.
-func (c *Conviction) Proven() []string {
+// Convicted returns who did what, one sentence each, for people.
+func (c *Conviction) Convicted() []string {
 	var out []string
 	if c.Log {
 		out = append(out, fmt.Sprintf("The log %s %s.", c.Origin, c.Detail))
@@ -121,6 +121,12 @@ func (c *Conviction) Proven() []string {
 		out = append(out, fmt.Sprintf("The witness %s cosigned both of two contradicting trees of the log %s: one of %d entries with the root %x, one of %d entries with the root %x.",
 			w, c.Origin, c.Earlier.Size, c.Earlier.Root, c.Later.Size, c.Later.Root))
 	}
+	return out
+}
+
+// Proven returns what was proven, one sentence each, for people.
+func (c *Conviction) Proven() []string {
+	out := c.Convicted()
 	for _, s := range []*Signed{c.Earlier, c.Later} {
 		if s != nil {
 			out = append(out, s.describeSignatures(fmt.Sprintf("The tree of %d entries with the root %x", s.Size, s.Root))...)

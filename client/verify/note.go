@@ -65,8 +65,9 @@ type Cosignature struct {
 	Time time.Time
 }
 
-// openNote does everything that Checkpoint does but the quorum.
-func openNote(note []byte, p *policy.Policy) (*Signed, error) {
+// Signatures does everything that Checkpoint does but the quorum, for whoever compares what
+// a log signed: its signature binds the log whether or not anybody cosigned.
+func Signatures(note []byte, p *policy.Policy) (*Signed, error) {
 	c, sigs, err := checkpoint.ParseNote(note)
 	if err != nil && !errors.Is(err, checkpoint.ErrExtension) {
 		return nil, unverifiable(ReasonMalformed, "%v", err)
@@ -165,8 +166,9 @@ func (s *Signed) cosignedBy(witness string) bool {
 	return false
 }
 
-// checkQuorum holds the policy's demand for witnesses.
-func (s *Signed) checkQuorum(p *policy.Policy) error {
+// CheckQuorum holds the policy's demand for witnesses. The error is an *UnverifiableError
+// of ReasonQuorum.
+func (s *Signed) CheckQuorum(p *policy.Policy) error {
 	cosigned := make(map[string]bool, len(s.Cosignatures))
 	for _, c := range s.Cosignatures {
 		cosigned[c.Witness] = true

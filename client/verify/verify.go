@@ -30,11 +30,11 @@ import (
 // key that the policy knows, that one of the log's keys is among them, and the quorum of
 // witnesses.
 func Checkpoint(note []byte, p *policy.Policy) (*Signed, error) {
-	s, err := openNote(note, p)
+	s, err := Signatures(note, p)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkQuorum(p); err != nil {
+	if err := s.CheckQuorum(p); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -89,11 +89,11 @@ func Consistency(bundle, oldCheckpoint []byte, p *policy.Policy) (*Result, error
 	if err != nil {
 		return nil, unverifiable(ReasonMalformed, "%v", err)
 	}
-	before, err := openNote(oldCheckpoint, p)
+	before, err := Signatures(oldCheckpoint, p)
 	if err != nil {
 		return nil, prefix("earlier checkpoint", err)
 	}
-	after, err := openNote(u.Checkpoint, p)
+	after, err := Signatures(u.Checkpoint, p)
 	if err != nil {
 		return nil, addProof(prefix("later checkpoint", err), u.Hashes, bundle)
 	}
@@ -103,10 +103,10 @@ func Consistency(bundle, oldCheckpoint []byte, p *policy.Policy) (*Result, error
 	if err := checkOrder(before, after, u, bundle); err != nil {
 		return nil, err
 	}
-	if err := before.checkQuorum(p); err != nil {
+	if err := before.CheckQuorum(p); err != nil {
 		return nil, prefix("earlier checkpoint", err)
 	}
-	if err := after.checkQuorum(p); err != nil {
+	if err := after.CheckQuorum(p); err != nil {
 		return nil, prefix("later checkpoint", err)
 	}
 	if u.OldSize != before.Size {
