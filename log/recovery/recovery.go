@@ -32,6 +32,7 @@ import (
 	"github.com/keytrail/keytrail/log/fsck"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // Errors, to be matched with errors.Is.
@@ -107,14 +108,57 @@ type Witnessed struct {
 }
 
 // AskFunc asks witnesses for the size they cosigned last. Note is a checkpoint of this log
-// with the log's own signatures only. It returns nil when none of them is beyond cp.Size;
-// an error means that too few of them answered, and nothing else.
+// with the log's own signatures only. It returns nil when none of them is beyond cp.Size. A
+// *feed.QuorumError means that too few of them answered; any other error ends the recovery.
 type AskFunc func(ctx context.Context, cp checkpoint.Checkpoint, note []byte) (*Witnessed, error)
 
-// openNote verifies that a note is a checkpoint of the log: its origin, a good signature of
+// Witnesses returns what asks the witnesses of a policy; nil when it has none. The caller
+// sets Origin and Policy, and what else it wants of Timeout, PerDay, Logger and Transport.
+func Witnesses(c feed.Config) AskFunc {
+	if len(c.Policy.Witnesses) == 0 {
+		return nil
+	}
+	c.Tree = noTree{}
+	return func(ctx context.Context, cp checkpoint.Checkpoint, note []byte) (*Witnessed, error) {
+		f, err := feed.New(c)
+		if err != nil {
+			return nil, fmt.Errorf("reading the policy's witnesses: %w", err)
+		}
+		defer f.Close()
+		err = f.Start(ctx, cp, note)
+		if ahead, ok := errors.AsType[*feed.AheadError](err); ok {
+			return &Witnessed{Witness: ahead.Witness, Size: ahead.Size, Note: ahead.Note}, nil
+		}
+		return nil, err
+	}
+}
+
+// noTree proves nothing: the question for a size needs no proof.
+type noTree struct{}
+
+func (noTree) Consistency(context.Context, uint64, uint64) ([][32]byte, error) {
+	return nil, errors.New("recovery: no proofs while the log is not whole")
+}
+
+// ask asks, and tells apart that too few answered.
+func ask(ctx context.Context, do AskFunc, cp checkpoint.Checkpoint, note []byte) (w *Witnessed, unasked, err error) {
+	if do == nil || note == nil {
+		return nil, nil, nil
+	}
+	w, err = do(ctx, cp, note)
+	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
+		return nil, few, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("asking the witnesses: %w", err)
+	}
+	return w, nil, nil
+}
+
+// OpenNote verifies that a note is a checkpoint of the log: its origin, a good signature of
 // one of its keys, and no bad one. Own is the note with the log's signatures alone. No note
 // at all stands for the empty tree.
-func openNote(note []byte, origin string, keys []checkpoint.VerifierKey) (cp checkpoint.Checkpoint, own []byte, err error) {
+func OpenNote(note []byte, origin string, keys []checkpoint.VerifierKey) (cp checkpoint.Checkpoint, own []byte, err error) {
 	if note == nil {
 		return checkpoint.Checkpoint{Origin: origin, Root: checkpoint.EmptyRoot()}, nil, nil
 	}

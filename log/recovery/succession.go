@@ -161,7 +161,7 @@ func (s *Succession) known(ctx context.Context) (known []goal, unasked, err erro
 	var newest checkpoint.Checkpoint
 	var newestNote []byte
 	add := func(note []byte, who string) error {
-		cp, own, err := openNote(note, origin, keys)
+		cp, own, err := OpenNote(note, origin, keys)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", who, err)
 		}
@@ -180,11 +180,10 @@ func (s *Succession) known(ctx context.Context) (known []goal, unasked, err erro
 	if err := errors.Join(add(cell, "the store's published checkpoint"), add(s.LastCheckpoint, "the last checkpoint")); err != nil {
 		return nil, nil, err
 	}
-	if s.Ask == nil || newestNote == nil {
-		return known, nil, nil
-	}
-	w, unasked := s.Ask(ctx, newest, newestNote)
+	w, unasked, err := ask(ctx, s.Ask, newest, newestNote)
 	switch {
+	case err != nil:
+		return nil, nil, err
 	case w != nil && w.Note != nil:
 		if err := add(w.Note, "the checkpoint of the witness "+w.Witness); err != nil {
 			return nil, nil, err

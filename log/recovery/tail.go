@@ -71,7 +71,7 @@ func (t *Tail) Run(ctx context.Context) (*Recovered, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the head: %w", err)
 	}
-	cp, own, err := openNote(t.Source.Checkpoint, t.Origin, t.Policy.LogKeys(t.Origin))
+	cp, own, err := OpenNote(t.Source.Checkpoint, t.Origin, t.Policy.LogKeys(t.Origin))
 	if err != nil {
 		return nil, fmt.Errorf("reading the source's checkpoint: %w", err)
 	}
@@ -83,10 +83,11 @@ func (t *Tail) Run(ctx context.Context) (*Recovered, error) {
 		return nil, err
 	}
 	r := &Recovered{From: head.Size}
-	var witnessed *Witnessed
-	if t.Ask != nil && own != nil {
-		witnessed, r.Unasked = t.Ask(ctx, cp, own)
+	witnessed, unasked, err := ask(ctx, t.Ask, cp, own)
+	if err != nil {
+		return nil, err
 	}
+	r.Unasked = unasked
 	newest, err := t.newest(cp, witnessed)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (t *Tail) ownCheckpoint(ctx context.Context) (checkpoint.Checkpoint, error)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return checkpoint.Checkpoint{}, fmt.Errorf("reading the published checkpoint: %w", err)
 	}
-	cp, _, err := openNote(note, t.Origin, t.Policy.LogKeys(t.Origin))
+	cp, _, err := OpenNote(note, t.Origin, t.Policy.LogKeys(t.Origin))
 	if err != nil {
 		return cp, fmt.Errorf("reading the store's own checkpoint: %w", err)
 	}
@@ -139,7 +140,7 @@ func (t *Tail) newest(cp checkpoint.Checkpoint, w *Witnessed) (checkpoint.Checkp
 	if w == nil || w.Note == nil {
 		return cp, nil
 	}
-	shown, _, err := openNote(w.Note, t.Origin, t.Policy.LogKeys(t.Origin))
+	shown, _, err := OpenNote(w.Note, t.Origin, t.Policy.LogKeys(t.Origin))
 	if err != nil {
 		return cp, fmt.Errorf("reading the checkpoint of the witness %s: %w", w.Witness, err)
 	}

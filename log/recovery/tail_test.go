@@ -20,6 +20,7 @@ import (
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/memstore"
 	"github.com/keytrail/keytrail/storage/storagetest"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // life is a log that was stopped, with what it was at some earlier sizes.
@@ -405,10 +406,46 @@ func TestWitnessesAreAsked(t *testing.T) {
 	}
 	// Too few answer: said, and the log asks again when it starts.
 	s, d = l.backup(t, 100), l.restored(t, 100)
-	r, err = l.recoverTail(t, d, s, fromStore(t, source), asking(nil, errors.New("nobody is there")))
+	r, err = l.recoverTail(t, d, s, fromStore(t, source), asking(nil, &feed.QuorumError{Missing: []string{"w1: nobody is there"}}))
 	if err != nil || r.To != 200 || r.Unasked == nil {
 		t.Errorf("nobody answers: %+v, %v", r, err)
 	}
+	// A contradiction ends it.
+	s, d = l.backup(t, 100), l.restored(t, 100)
+	conflict := &feed.ConflictError{}
+	if _, err = l.recoverTail(t, d, s, fromStore(t, source), asking(nil, conflict)); !errors.Is(err, conflict) {
+		t.Errorf("two histories: %v", err)
+	}
+	l.checkUntouched(t, d, s, 100, 100)
+}
+
+// TestRealWitnesses has the log's witnesses remember what store and ledger forgot.
+func TestRealWitnesses(t *testing.T) {
+	d := logtest.NewDir(t)
+	w := logtest.NewWitness(t, d, "witness.test/w1")
+	p := logtest.Policy(t, d, 1, w)
+	d.WithPolicy(p)
+	l := &life{dir: d, store: memstore.New(), notes: make(map[uint64][]byte), ledgers: make(map[uint64][]byte)}
+	for _, size := range []uint64{10, 20, 30} {
+		l.grow(t, d, l.store, size)
+		l.notes[size], l.ledgers[size] = note(t, l.store), d.ReadLedger(t)
+	}
+	s, restored := l.backup(t, 10), l.restored(t, 10)
+	restored.WithPolicy(p)
+	if _, err := logtest.TryOpen(t, restored, s); err == nil {
+		t.Fatal("the log opens although its witness knows a larger tree")
+	}
+	with := func(tail *recovery.Tail) {
+		tail.Policy, tail.Ask = p, recovery.Witnesses(feed.Config{Origin: logtest.Origin, Policy: p})
+	}
+	if _, err := l.recoverTail(t, restored, s, fromStore(t, l.backup(t, 20)), with); !isShort(err, 30) {
+		t.Errorf("a source that the witness is ahead of: %v", err)
+	}
+	r, err := l.recoverTail(t, restored, s, fromStore(t, l.storeWith(t, 30, 20)), with)
+	if err != nil || r.To != 30 || r.Signed != 30 || r.Unasked != nil {
+		t.Errorf("a source that has what the witness shows: %+v, %v", r, err)
+	}
+	l.checkWhole(t, restored, s, 30)
 }
 
 // storeWith is a copy of the log with an older checkpoint.
