@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -72,9 +73,15 @@ func (l *signedTree) policyLines() string {
 // newFeed opens our side of asking witnesses.
 func newFeed(t testing.TB, l *signedTree, policyText string) *feed.Feed {
 	t.Helper()
+	return newFeedOver(t, nil, l, policyText)
+}
+
+// newFeedOver is newFeed with a transport.
+func newFeedOver(t testing.TB, transport http.RoundTripper, l *signedTree, policyText string) *feed.Feed {
+	t.Helper()
 	f, err := feed.New(feed.Config{
 		Origin: l.keys[0].Name(), Policy: wantPolicy(t, policyText), Tree: l,
-		Timeout: 10 * time.Second, Logger: slog.New(slog.DiscardHandler),
+		Timeout: 10 * time.Second, Transport: transport, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

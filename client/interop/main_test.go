@@ -115,8 +115,15 @@ func (o *output) String() string {
 // not end it.
 func start(t testing.TB, pkg, dir string, args ...string) *process {
 	t.Helper()
+	return startWith(t, nil, pkg, dir, args...)
+}
+
+// startWith starts a server with additions to the environment.
+func startWith(t testing.TB, env []string, pkg, dir string, args ...string) *process {
+	t.Helper()
 	p := &process{name: path.Base(pkg), cmd: exec.Command(build(t, pkg), args...), stderr: new(output), ended: make(chan struct{})}
 	p.cmd.Dir = dir
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = p.stderr
 	out, w, err := os.Pipe()
 	if err != nil {

@@ -47,10 +47,9 @@ func newWitness(t testing.TB, name string) *witnessProcess {
 	return w
 }
 
-func (w *witnessProcess) serve(t testing.TB, addr string, more ...string) {
+func (w *witnessProcess) serve(t testing.TB, addr string) {
 	t.Helper()
-	args := append([]string{"--dir", w.dir, "--listen", addr, "--log-level", "error"}, more...)
-	w.process = start(t, "keytrail-witness", "", args...)
+	w.process = start(t, "keytrail-witness", "", "--dir", w.dir, "--listen", addr, "--log-level", "error")
 	w.url = "http://" + word(t, w.line(t), "http=")
 }
 
@@ -203,6 +202,10 @@ func TestTesseraCatchesUp(t *testing.T) {
 	}
 	w.serve(t, strings.TrimPrefix(w.url, "http://"))
 	wantCosigned(t, w, l, typ, l.grow(t, 300))
+	metrics, err := get(t.Context(), w.url+"/metrics")
+	if err != nil || !strings.Contains(string(metrics), `keytrail_witness_answers_total{code="409"}`) {
+		t.Errorf("the witness had no cause for a 409: %v\n%s", err, metrics)
+	}
 }
 
 // exchange is a request of torchwood's scripts for litewitness, and the answer that it
