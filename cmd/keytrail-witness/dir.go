@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,21 +13,20 @@ import (
 	"github.com/keytrail/keytrail/cmd/internal/cli"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
+	"github.com/keytrail/keytrail/storage/keystore"
 	"github.com/keytrail/keytrail/storage/pebblestore"
 	"github.com/keytrail/keytrail/witness"
 )
 
 // A witness's directory holds:
 //
-//	keys/       private keys, one file each, 0600
+//	keys/       private keys, one file each, 0600; all of them cosign
+//	keys/retired/ keys that cosigned once
 //	store/      enrolled logs and what was cosigned of each
 //	counter     how many changes the store had; better on another medium (--counter)
 //	evidence/   contradictions of logs, a file each
 //	control/    the socket of the witness that runs
 //	bastion.key the key for bastions, 0600, where one is used
-
-// keyFiles are the private keys, in the order in which they cosign.
-var keyFiles = []string{"ed25519.key", "mldsa44.key"}
 
 // Limits of files that are read whole, in bytes.
 const (
@@ -42,9 +39,7 @@ type location struct{ dir, counter string }
 
 func (l location) store() string    { return filepath.Join(l.dir, "store") }
 func (l location) evidence() string { return filepath.Join(l.dir, "evidence") }
-func (l location) key(name string) string {
-	return filepath.Join(l.dir, "keys", name)
-}
+func (l location) keyDir() string   { return filepath.Join(l.dir, "keys") }
 
 func (l location) counterFile() string {
 	if l.counter != "" {
@@ -54,7 +49,7 @@ func (l location) counterFile() string {
 }
 
 // make makes the directory of a new witness. It refuses one that holds anything.
-func (l location) make(ctx context.Context, name string) ([]*checkpoint.SignerKey, error) {
+func (l location) make(ctx context.Context, name string) ([]keystore.Key, error) {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("looking into %s: %w", l.dir, err)
@@ -62,72 +57,18 @@ func (l location) make(ctx context.Context, name string) ([]*checkpoint.SignerKe
 	if len(entries) > 0 {
 		return nil, fmt.Errorf("making a witness in %s: the directory is not empty: %w", l.dir, fs.ErrExist)
 	}
-	if err := os.MkdirAll(filepath.Join(l.dir, "keys"), 0o700); err != nil {
+	if err := os.MkdirAll(l.keyDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("making a witness: %w", err)
 	}
-	var keys []*checkpoint.SignerKey
-	for i, generate := range []func(string, io.Reader) (*checkpoint.SignerKey, error){
-		checkpoint.GenerateEd25519Cosigner, checkpoint.GenerateMLDSA44,
-	} {
-		k, err := generate(name, rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		if err := writeKey(l.key(keyFiles[i]), k); err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
+	keys, err := l.makeKeys(name)
+	if err != nil {
+		return nil, err
 	}
 	s, err := pebblestore.Create(l.store(), pebblestore.Options{})
 	if err != nil {
 		return nil, err
 	}
 	return keys, errors.Join(witness.Create(ctx, s, l.counterFile()), s.Close())
-}
-
-func writeKey(path string, k *checkpoint.SignerKey) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing a private key: %w", err)
-	}
-	_, err = fmt.Fprintln(f, k.Encode())
-	dir, dirErr := os.Open(filepath.Dir(path))
-	if dirErr == nil {
-		dirErr = errors.Join(dir.Sync(), dir.Close())
-	}
-	if err := errors.Join(err, f.Sync(), f.Close(), dirErr); err != nil {
-		return fmt.Errorf("writing a private key: %w", err)
-	}
-	return nil
-}
-
-// keys reads the private keys, and refuses those that others can read.
-func (l location) keys() ([]*checkpoint.SignerKey, error) {
-	var keys []*checkpoint.SignerKey
-	for _, name := range keyFiles {
-		path := l.key(name)
-		info, err := os.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, cli.Hint(fmt.Errorf("reading a private key: %w", err), "make a witness with: keytrail-witness init --dir %s --name NAME", l.dir)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading a private key: %w", err)
-		}
-		if perm := info.Mode().Perm(); perm&0o077 != 0 {
-			return nil, cli.Hint(fmt.Errorf("reading private key %s: %w: its mode is %04o, others can read it", path, fs.ErrPermission, perm),
-				"make it 0600, and consider the key exposed")
-		}
-		b, err := readFile(path, maxKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading a private key: %w", err)
-		}
-		k, err := checkpoint.ParseSignerKey(string(bytes.TrimSuffix(b, []byte("\n"))))
-		if err != nil {
-			return nil, fmt.Errorf("reading private key %s: %w", path, err)
-		}
-		keys = append(keys, k)
-	}
-	return keys, nil
 }
 
 // opened is a witness with its store.
@@ -180,7 +121,7 @@ func (l location) config(logger *slog.Logger) (witness.Config, error) {
 	if err != nil {
 		return witness.Config{}, l.hint(err)
 	}
-	return witness.Config{Store: s, Signers: keys, Evidence: l.evidence(), Logger: logger}, nil
+	return witness.Config{Store: s, Signers: keystore.Signers(keys), Evidence: l.evidence(), Logger: logger}, nil
 }
 
 // hint says what to do about state that is missing, damaged or too old.

@@ -75,7 +75,12 @@ type logUnderTest struct {
 
 func newLog(t testing.TB) *logUnderTest {
 	t.Helper()
-	k, err := checkpoint.GenerateEd25519("log.test/one", rand.Reader)
+	return newNamedLog(t, "log.test/one")
+}
+
+func newNamedLog(t testing.TB, origin string) *logUnderTest {
+	t.Helper()
+	k, err := checkpoint.GenerateEd25519(origin, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +283,8 @@ func TestRefusesToStart(t *testing.T) {
 		says string
 	}{
 		"readable key": {func(dir string) error { return os.Chmod(filepath.Join(dir, "keys", "mldsa44.key"), 0o640) }, "others can read it"},
-		"no key":       {func(dir string) error { return os.Remove(filepath.Join(dir, "keys", "mldsa44.key")) }, "hint: make a witness with"},
+		"no key":       {func(dir string) error { return os.Remove(filepath.Join(dir, "keys", "mldsa44.key")) }, "there is no ML-DSA-44 key"},
+		"no keys":      {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "keys")) }, "hint: make a witness with"},
 		"no counter":   {func(dir string) error { return os.Remove(filepath.Join(dir, "counter")) }, "keytrail-witness adopt"},
 		"no store":     {func(dir string) error { return os.RemoveAll(filepath.Join(dir, "store")) }, "make a new witness with new keys"},
 		"another store": {func(dir string) error {

@@ -40,7 +40,7 @@ func initCommand(l *location) *cobra.Command {
 				return err
 			}
 			for _, k := range keys {
-				fmt.Fprintln(cmd.OutOrStdout(), k.VerifierKey())
+				fmt.Fprintln(cmd.OutOrStdout(), k.Signer.VerifierKey())
 			}
 			return nil
 		},

@@ -74,7 +74,7 @@ Enroll, list, remove and evidence work while the witness runs, without a restart
 	f.StringVar(&o.key, "tls-key", "", "file with the TLS private key, PEM")
 	f.StringArrayVar(&o.bastions, "bastion", nil, "`HOST:PORT` of a bastion to serve through, too; may be repeated")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(initCommand(&l), enrollCommand(&l), listCommand(&l), removeCommand(&l), evidenceCommand(&l), adoptCommand(&l), bastionKeyCommand(&l))
+	cmd.AddCommand(initCommand(&l), enrollCommand(&l), listCommand(&l), removeCommand(&l), evidenceCommand(&l), adoptCommand(&l), bastionKeyCommand(&l), keyCommand(&l))
 	return cmd
 }
 
@@ -90,6 +90,9 @@ func start(ctx context.Context, l location, o serveOptions, stdout, stderr io.Wr
 		return cli.Usage("--tls-cert and --tls-key go together")
 	}
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if err := l.checkKeys(); err != nil {
+		return err
+	}
 	w, err := l.open(ctx, logger)
 	if err != nil {
 		return err
