@@ -200,6 +200,7 @@ At most four keys sign at a time.`,
 
 func (a *app) keyRetireCommand() *cobra.Command {
 	var dir string
+	var lost bool
 	cmd := &cobra.Command{
 		Use:   "retire --dir DIR KEYID|FILE",
 		Short: "make a log sign no more with a key",
@@ -211,24 +212,28 @@ The key's line stays in DIR/policy, because receipts of its time carry no other 
 its algorithm. Whoever gets hold of the file can still sign what this policy accepts, where
 no witnesses are demanded: destroy the file when the rotation is over. If the key was
 stolen, take its line out of the policy by hand, give the policy out, and have receipts of
-its time made anew with keytrail receipt.`,
+its time made anew with keytrail receipt.
+
+A key whose token is gone cannot sign an overlap: add its successor, and retire it with
+--lost. Verifiers that know this key alone need the new policy then.`,
 		Example: `  keytrail key retire --dir /var/lib/keytrail d4fb6bb4
   keytrail key retire --dir /var/lib/keytrail ed25519.key`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.retireKey(cmd.Context(), dir, args[0], cmd.OutOrStdout())
+			return a.retireKey(cmd.Context(), dir, args[0], lost, cmd.OutOrStdout())
 		},
 	}
 	dirFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&lost, "lost", false, "the key cannot sign any more: do without an overlap")
 	return cmd
 }
 
-func (a *app) retireKey(ctx context.Context, dir, what string, stdout io.Writer) error {
+func (a *app) retireKey(ctx context.Context, dir, what string, lost bool, stdout io.Writer) error {
 	d, err := logdir.Load(dir)
 	if err != nil {
 		return err
 	}
-	path, err := d.RetireKey(ctx, what)
+	path, err := d.RetireKey(ctx, what, lost)
 	switch {
 	case errors.Is(err, storage.ErrLocked):
 		return cli.Hint(err, "stop keytraild first")

@@ -146,8 +146,9 @@ func addLogLine(text string, v checkpoint.VerifierKey) (string, error) {
 // its next start on. The log must be stopped (storage.ErrLocked). It refuses when no key of
 // the same algorithm would be left, and with ErrNotPublished when none of those that are left
 // has signed the published checkpoint: the log would not know its own at the next start, and
-// verifiers would see no overlap. It returns the path to which the file was moved.
-func (d *Dir) RetireKey(ctx context.Context, what string) (path string, err error) {
+// verifiers would see no overlap. A key that is lost signs no overlap: then a signature of any
+// key that is left is enough. It returns the path to which the file was moved.
+func (d *Dir) RetireKey(ctx context.Context, what string, lost bool) (path string, err error) {
 	k, err := keystore.Find(d.private, what)
 	if err != nil {
 		return "", fmt.Errorf("retiring a key: %w", err)
@@ -163,7 +164,9 @@ func (d *Dir) RetireKey(ctx context.Context, what string) (path string, err erro
 	}
 	// The store stays open, so that no server starts with the key meanwhile.
 	defer func() { err = errors.Join(err, s.Close()) }()
-	rest = slices.DeleteFunc(rest, func(o keystore.Key) bool { return o.Signer.VerifierKey().Type() != v.Type() })
+	if !lost {
+		rest = slices.DeleteFunc(rest, func(o keystore.Key) bool { return o.Signer.VerifierKey().Type() != v.Type() })
+	}
 	if err := published(ctx, s, rest); err != nil {
 		return "", fmt.Errorf("retiring key %s: %w", k.File, err)
 	}

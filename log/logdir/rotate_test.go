@@ -92,7 +92,7 @@ func TestRotation(t *testing.T) {
 	}
 	// The published checkpoint is of the old keys still. That its ML-DSA-44 key stays is not
 	// enough: whoever knows the Ed25519 keys alone must see both in one checkpoint.
-	if _, err := d.RetireKey(t.Context(), "ed25519.key"); !errors.Is(err, logdir.ErrNotPublished) {
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", false); !errors.Is(err, logdir.ErrNotPublished) {
 		t.Errorf("retired before the new key signed: %v", err)
 	}
 	publish(t, d, d.Signers...)
@@ -100,13 +100,13 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.RetireKey(t.Context(), "ed25519.key"); !errors.Is(err, storage.ErrLocked) {
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", false); !errors.Is(err, storage.ErrLocked) {
 		t.Errorf("retired while the store is open: %v", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	path, err := d.RetireKey(t.Context(), fmt.Sprintf("%08x", old.ID()))
+	path, err := d.RetireKey(t.Context(), fmt.Sprintf("%08x", old.ID()), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,10 +129,10 @@ func TestRotation(t *testing.T) {
 	if len(p.LogKeys(origin)) != 3 {
 		t.Errorf("the policy has %d keys, want the retired one, too", len(p.LogKeys(origin)))
 	}
-	if _, err := d.RetireKey(t.Context(), name); err == nil || !strings.Contains(err.Error(), "no Ed25519 key") {
+	if _, err := d.RetireKey(t.Context(), name, false); err == nil || !strings.Contains(err.Error(), "no Ed25519 key") {
 		t.Errorf("retired the last Ed25519 key: %v", err)
 	}
-	if _, err := d.RetireKey(t.Context(), "ed25519.key"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", false); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("retired twice: %v", err)
 	}
 	// When its file is destroyed, the key is one of the policy alone.
@@ -140,6 +140,30 @@ func TestRotation(t *testing.T) {
 	if got, want := states(t, d), "keys/"+name+":signs keys/mldsa44.key:signs :listed"; got != want {
 		t.Errorf("keys %q, want %q", got, want)
 	}
+}
+
+// A key whose token is lost signs no overlap. Its successor takes over when another key has
+// signed what is published, so that the log knows its own.
+func TestRetireLostKey(t *testing.T) {
+	t.Parallel()
+	d := create(t)
+	publish(t, d, d.Signers...)
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", true); err == nil || !strings.Contains(err.Error(), "no Ed25519 key") {
+		t.Errorf("without a successor: %v", err)
+	}
+	if _, err := d.AddKey(newKey(t, origin, checkpoint.TypeEd25519)); err != nil {
+		t.Fatal(err)
+	}
+	d = load(t, d)
+	publish(t, d, d.Signers[1]) // ed25519.key alone
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", true); !errors.Is(err, logdir.ErrNotPublished) {
+		t.Errorf("the only key that signed: %v", err)
+	}
+	publish(t, d, d.Signers[2]) // mldsa44.key
+	if _, err := d.RetireKey(t.Context(), "ed25519.key", true); err != nil {
+		t.Error(err)
+	}
+	load(t, d)
 }
 
 func TestAddKeyRefuses(t *testing.T) {
@@ -172,7 +196,7 @@ func TestAddKeyRefuses(t *testing.T) {
 	}
 	// A key that was retired stays so: its file would be in the way of its next retirement.
 	publish(t, d, d.Signers...)
-	path, err := d.RetireKey(t.Context(), "mldsa44.key")
+	path, err := d.RetireKey(t.Context(), "mldsa44.key", false)
 	if err != nil {
 		t.Fatal(err)
 	}
