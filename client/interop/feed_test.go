@@ -21,10 +21,9 @@ import (
 
 // signedTree is a log that signs whatever a test wants, with both of a log's keys.
 type signedTree struct {
-	tree  *testonly.Tree
-	keys  []*checkpoint.SignerKey
-	salt  string
-	signs int
+	tree *testonly.Tree
+	keys []*checkpoint.SignerKey
+	salt string
 }
 
 func newTree(t testing.TB, origin, salt string) *signedTree {

@@ -58,15 +58,6 @@ func (w *witnessProcess) enroll(t testing.TB, args ...string) {
 	run(t, "keytrail-witness", append([]string{"enroll", "--dir", w.dir}, args...)...)
 }
 
-// lines are the policy's lines for the witness, one for each key, and the names.
-func (w *witnessProcess) lines(name string) (text string, names []string) {
-	for typ, suffix := range map[checkpoint.KeyType]string{checkpoint.TypeEd25519Cosignature: "", checkpoint.TypeMLDSA44: "-pq"} {
-		text += fmt.Sprintf("witness %s%s %s %s\n", name, suffix, w.vkey[typ], w.url)
-		names = append(names, name+suffix)
-	}
-	return text, names
-}
-
 // tesseraLog is a log of Tessera's in this process, stored in files.
 type tesseraLog struct {
 	origin, vkey string
