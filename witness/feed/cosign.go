@@ -149,11 +149,7 @@ func (f *Feed) collect(ctx context.Context, c *call, pending map[*endpoint]bool,
 				sigs[g.member.index] = g.sig
 			}
 		case <-grace:
-			for e := range pending {
-				e.mu.Lock()
-				e.late = true
-				e.mu.Unlock()
-			}
+			setLate(pending)
 		case <-ctx.Done():
 			if grace != nil {
 				return inOrder(sigs), nil
@@ -170,6 +166,15 @@ func unanswered(pending map[*endpoint]bool) map[*endpoint]string {
 		problems[e] = "has not answered yet"
 	}
 	return problems
+}
+
+// setLate notes that the grace is over for witnesses that have not answered.
+func setLate(pending map[*endpoint]bool) {
+	for e := range pending {
+		e.mu.Lock()
+		e.late = true
+		e.mu.Unlock()
+	}
 }
 
 // punctual says whether any of the witnesses is worth the grace.

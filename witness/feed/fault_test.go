@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,7 +152,7 @@ func TestFaults(t *testing.T) {
 			if !strings.Contains(s.Problem, c.problem) || strings.Contains(s.Problem, "\n") {
 				t.Errorf("its problem is %q, want %q", s.Problem, c.problem)
 			}
-			if s.Conflict || !s.LastSuccess.IsZero() || s.RetryAt.IsZero() {
+			if s.Conflict || !s.LastSuccess.IsZero() {
 				t.Errorf("its state is %+v", s)
 			}
 			for _, s := range f.Status()[:2] {
@@ -172,7 +173,7 @@ func TestFaults(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-			if s := f.Status()[2]; s.Problem != "" || !s.RetryAt.IsZero() {
+			if s := f.Status()[2]; s.Problem != "" {
 				t.Errorf("after its recovery its state is %+v", s)
 			}
 		})
@@ -232,11 +233,11 @@ func TestDeadConnection(t *testing.T) {
 	f := open(t, feed.Config{Policy: p, Tree: l})
 	for size := uint64(1); size < 5; size++ {
 		s := &http.Server{Handler: w}
-		done := make(chan error, 1)
-		go func() { done <- s.Serve(n) }()
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = s.Serve(n) })
 		wantCosigned(t, f, l, p, size, 2)
 		s.Close()
-		<-done
+		serving.Wait()
 		if n, err = net.Listen("tcp", addr); err != nil {
 			t.Fatal(err)
 		}

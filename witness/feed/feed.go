@@ -208,13 +208,13 @@ func (f *Feed) addEndpoints(perDay map[string]uint32) error {
 func cleanURL(s string) (string, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return "", err
+		return "", plain(err)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
-		return "", fmt.Errorf("%q does not begin with http:// or https://", s)
+		return "", fmt.Errorf("%q does not begin with http:// or https://", u.Redacted())
 	}
 	if u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return "", fmt.Errorf("%q is not just a scheme, a host and a path", s)
+		return "", fmt.Errorf("%q is not just a scheme, a host and a path", u.Redacted())
 	}
 	return strings.TrimRight(s, "/"), nil
 }

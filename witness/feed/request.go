@@ -100,13 +100,13 @@ func (f *Feed) send(ctx context.Context, method, to string, body []byte) (*reply
 	req.Header["Idempotency-Key"] = nil
 	resp, err := f.client.Do(req)
 	if err != nil {
-		return nil, plain(ctx, err)
+		return nil, reason(ctx, err)
 	}
 	defer resp.Body.Close()
 	r := &reply{status: resp.StatusCode, header: resp.Header}
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", plain(ctx, err))
+		return nil, fmt.Errorf("reading the answer: %w", reason(ctx, err))
 	}
 	if len(r.body) > maxAnswer {
 		return nil, fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
@@ -114,12 +114,16 @@ func (f *Feed) send(ctx context.Context, method, to string, body []byte) (*reply
 	return r, nil
 }
 
-// plain returns the reason of a failed request without method and URL, which stand beside
-// it anyway.
-func plain(ctx context.Context, err error) error {
+// reason returns why a request under ctx failed.
+func reason(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errors.New("no whole answer in time")
 	}
+	return plain(err)
+}
+
+// plain returns an error of package http or url without the URL, which stands beside it.
+func plain(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
 	}

@@ -39,9 +39,10 @@ func (e *AheadError) Error() string {
 // anything may cosign it; that is no harm, and the cosignature is dropped.
 //
 // It returns nil once those that have answered include a member of every set of witnesses
-// that satisfies the quorum: whatever was published before, one of them would know. A
-// witness that does not know the log (403, 404) has not answered that. With quorum none no set
-// needs any witness, and nil means that all have been asked.
+// that satisfies the quorum, and the others have had the grace to answer, too: whatever was
+// published before, one of them would know. A witness that does not know the log (403, 404)
+// has not answered that. With quorum none no set needs any witness, and nil means that all
+// have been asked.
 //
 // The error is an *AheadError at once when a witness has cosigned more than cp.Size, a
 // *QuorumError when too few answered or ctx ends. Called again it asks only those that have not
@@ -67,17 +68,25 @@ func (f *Feed) Start(ctx context.Context, cp checkpoint.Checkpoint, note []byte)
 			pending[e] = true
 		}
 	}
+	return f.collectStart(ctx, pending, results)
+}
+
+// collectStart waits for the answers to Start.
+func (f *Feed) collectStart(ctx context.Context, pending map[*endpoint]bool, results <-chan result) error {
 	problems := unanswered(pending)
+	var grace <-chan time.Time
 	for {
 		switch {
 		case f.ctx.Err() != nil:
 			return ErrClosed
-		case len(pending) == 0 && f.policy.Quorum == policy.None:
-			return f.ahead()
-		case f.policy.Quorum != policy.None && f.covered(nil):
-			return nil
 		case !f.covered(with(nil, pending)):
 			return f.startError(problems)
+		case f.covered(nil) && len(pending) == 0:
+			return nil
+		case f.covered(nil) && grace == nil && f.policy.Quorum != policy.None:
+			timer := time.NewTimer(f.grace)
+			defer timer.Stop()
+			grace = timer.C
 		}
 		select {
 		case r := <-results:
@@ -89,7 +98,13 @@ func (f *Feed) Start(ctx context.Context, cp checkpoint.Checkpoint, note []byte)
 			if p := f.Proof(); p != nil {
 				return p
 			}
+		case <-grace:
+			setLate(pending)
+			return nil
 		case <-ctx.Done():
+			if grace != nil {
+				return nil
+			}
 			return f.startError(problems)
 		}
 	}
