@@ -20,16 +20,23 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint gen gen-check vectors fuzz interop crash bench cover demo check clean
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop crash bench cover demo check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 build: ## build the programs into bin/
 	go build -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail ./cmd/keytrail-witness
 
+build-pkcs11: ## the same with support for PKCS#11 tokens (needs a C compiler)
+	CGO_ENABLED=1 go build -tags pkcs11 -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail ./cmd/keytrail-witness
+
 test: ## run the tests
 	go test -timeout 5m ./...
+
+test-pkcs11: ## run those with a token of SoftHSM, installed if it is missing (Debian, root)
+	@test -e /usr/lib/softhsm/libsofthsm2.so || { apt-get update -qq && apt-get install -qq -y softhsm2; }
+	CGO_ENABLED=1 GOFLAGS="$$GOFLAGS -tags=pkcs11" go test -count=1 -timeout 5m -run PKCS11 ./storage/keystore ./cmd/keytrail ./cmd/keytrail-witness
 
 race: ## run the tests with the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -short -timeout 15m ./...

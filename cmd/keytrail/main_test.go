@@ -54,12 +54,18 @@ func (w withServer) Run() int {
 //	cut FILE SIZE       cut a file off
 //	certificates DIR    make a CA and certificates; see cmdCertificates
 func TestScript(t *testing.T) {
+	testscript.Run(t, scripts(t, "testdata/script"))
+}
+
+// scripts are the scripts of a directory, with what they can use.
+func scripts(t *testing.T, dir string) testscript.Params {
+	t.Helper()
 	testdata, err := filepath.Abs("../../testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
@@ -70,7 +76,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": cmdServe, "halt": cmdHalt, "flip": cmdFlip, "cut": cmdCut, "certificates": cmdCertificates,
 		},
-	})
+	}
 }
 
 type serverKey struct{}
