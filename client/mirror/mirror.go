@@ -135,8 +135,10 @@ type Result struct {
 	Root   tiles.Hash
 	// Added is how many entries are new.
 	Added uint64
-	// Payloads is how many payloads the copy has in a row from entry 0, erased ones
-	// included, and Erased how many of those that came with this call were erased.
+	// WithPayloads says that payloads are kept. Payloads is how many the copy has in a row
+	// from entry 0, erased ones included, and Erased how many of those that came with this
+	// call were erased.
+	WithPayloads     bool
 	Payloads, Erased uint64
 }
 
@@ -168,6 +170,7 @@ func (m *Mirror) Sync(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("copying the tree of %d entries: %w", next.Size, err)
 	}
 	if m.opts.Payloads != nil {
+		res.WithPayloads = true
 		if err := m.copyPayloads(ctx, res); err != nil {
 			return nil, fmt.Errorf("copying payloads: %w", err)
 		}

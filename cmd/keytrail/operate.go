@@ -66,22 +66,40 @@ usual. A directory that holds anything is refused.`,
 }
 
 func (a *app) fsckCommand() *cobra.Command {
-	var dir string
+	var f fsckFlags
 	cmd := &cobra.Command{
-		Use:   "fsck --dir DIR",
-		Short: "check a stopped log's store from the first byte to the last",
-		Long: `fsck derives every leaf from its record, every node and root from the leaves, and every
-key's chain from the events, and holds the published checkpoint and the signer's ledger
-against them. It writes nothing. The server must be stopped.
+		Use:   "fsck (--dir DIR | --url URL --policy FILE)",
+		Short: "check a log from the first byte to the last: a stopped log's store, or a log from outside",
+		Long: `With --dir fsck derives every leaf from its record, every node and root from the leaves, and
+every key's chain from the events, and holds the published checkpoint and the signer's
+ledger against them. It writes nothing. The server must be stopped.
 
-Exit status 3 means that the store contradicts itself or what the log has signed.`,
-		Example: `  keytrail fsck --dir /var/lib/keytrail`,
-		Args:    cobra.NoArgs,
+With --url it does the same from outside, over the tile API or from a mirror's directory: it
+verifies the checkpoint under the policy and holds every entry and every tile that is
+served against the tree that the leaves give. With --payloads and access to the log's gRPC
+server it also checks every record and every key's chain, of up to 4 million keys.
+
+Exit status 3 means that the log contradicts itself or what it has signed, 1 that something
+could not be read.`,
+		Example: `  keytrail fsck --dir /var/lib/keytrail
+  keytrail fsck --url https://log.example.com/ --policy policy
+  keytrail fsck --url https://log.example.com/ --policy policy --payloads --server log.example.com:7410`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.fsck(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if err := f.check(); err != nil {
+				return err
+			}
+			if f.url != "" {
+				return a.fsckURL(cmd.Context(), &f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			}
+			return a.fsck(cmd.Context(), f.dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	dirFlag(cmd, &dir)
+	fl := cmd.Flags()
+	fl.StringVar(&f.dir, "dir", "", "a stopped log's directory")
+	fl.StringVar(&f.url, "url", "", "prefix of a log's tile API, or a directory with a mirror")
+	fl.StringVar(&f.policy, "policy", "", "with --url: the trust policy's file (tlog-policy)")
+	fl.BoolVar(&f.payloads, "payloads", false, "with --url: check records and key histories too, read from --server")
 	return cmd
 }
 
@@ -142,28 +160,37 @@ func (a *app) printReport(w io.Writer, r *fsck.Report) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(w, "entries    %d of %d checked, %d payloads erased, %d keys\n", r.Entries, r.Size, r.Erased, r.Keys)
-		fmt.Fprintf(w, "root       %s\n", r.Root)
-		fmt.Fprintf(w, "published  %d entries, %d good signatures\n", r.Published, r.Signatures)
-		for _, p := range r.Problems {
-			fmt.Fprintf(w, "PROBLEM    %s\n", printable(p.String()))
-		}
-		if r.Unlisted > 0 {
-			fmt.Fprintf(w, "PROBLEM    and %d more\n", r.Unlisted)
+		printReportText(w, r)
+		if len(r.Problems) == 0 {
+			fmt.Fprintln(w, "clean")
 		}
 	}
-	if len(r.Problems) > 0 {
-		n, s := uint64(len(r.Problems))+r.Unlisted, "s"
-		if n == 1 {
-			s = ""
-		}
-		err := fmt.Errorf("the log has %d problem%s", n, s)
-		return &cli.Error{Err: err, Exit: cli.ExitTampered, Hint: "keep the store as it is as evidence, and bring back a good copy"}
+	return reportError(r, "keep the store as it is as evidence, and bring back a good copy")
+}
+
+func printReportText(w io.Writer, r *fsck.Report) {
+	fmt.Fprintf(w, "entries    %d of %d checked, %d payloads erased, %d keys\n", r.Entries, r.Size, r.Erased, r.Keys)
+	fmt.Fprintf(w, "root       %s\n", r.Root)
+	fmt.Fprintf(w, "published  %d entries, %d good signatures\n", r.Published, r.Signatures)
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "PROBLEM    %s\n", printable(p.String()))
 	}
-	if !a.json {
-		fmt.Fprintln(w, "clean")
+	if r.Unlisted > 0 {
+		fmt.Fprintf(w, "PROBLEM    and %d more\n", r.Unlisted)
 	}
-	return nil
+}
+
+// reportError is the verdict on a report; nil when it is clean.
+func reportError(r *fsck.Report, hint string) error {
+	if len(r.Problems) == 0 {
+		return nil
+	}
+	n, s := uint64(len(r.Problems))+r.Unlisted, "s"
+	if n == 1 {
+		s = ""
+	}
+	err := fmt.Errorf("the log has %d problem%s", n, s)
+	return &cli.Error{Err: err, Exit: cli.ExitTampered, Hint: hint}
 }
 
 func (a *app) ledgerCommand() *cobra.Command {
