@@ -226,17 +226,7 @@ func message(name string, typ KeyType, c Checkpoint, timestamp uint64) ([]byte, 
 	case TypeEd25519Cosignature:
 		return c.AppendText(fmt.Appendf(nil, "cosignature/v1\ntime %d\n", timestamp)), nil
 	case TypeMLDSA44:
-		if len(name) > MaxNameLength || len(c.Origin) > MaxNameLength {
-			return nil, fmt.Errorf("checkpoint: name or origin is longer than %d bytes", MaxNameLength)
-		}
-		b := append([]byte("subtree/v1\n\x00"), byte(len(name)))
-		b = append(b, name...)
-		b = binary.BigEndian.AppendUint64(b, timestamp)
-		b = append(b, byte(len(c.Origin)))
-		b = append(b, c.Origin...)
-		b = binary.BigEndian.AppendUint64(b, 0) // start of the range: the whole tree
-		b = binary.BigEndian.AppendUint64(b, c.Size)
-		return append(b, c.Root[:]...), nil
+		return subtreeMessage(name, Subtree{Origin: c.Origin, End: c.Size, Hash: c.Root}, timestamp)
 	}
 	return nil, fmt.Errorf("checkpoint: %v is not supported", typ)
 }

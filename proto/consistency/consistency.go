@@ -1,6 +1,7 @@
 // Package consistency reads and writes consistency bundles: an earlier size, the proof
 // that a later tree extends the tree of that size, and the later signed checkpoint. A
-// bundle is the body of tlog-witness's add-checkpoint request, byte for byte.
+// bundle is the body of tlog-witness's add-checkpoint request, byte for byte; a subtree
+// bundle is that of its sign-subtree request.
 //
 // Pure functions; safe for concurrent use. The package is trusted with the form alone:
 // package client/verify decides whether a bundle proves anything.
@@ -67,14 +68,8 @@ func Parse(data []byte) (*Bundle, error) {
 	if u.Hashes, rest, err = line.CutHashes(rest); err != nil {
 		return nil, fmt.Errorf("consistency: proof, hash %d: %w", len(u.Hashes)+1, err)
 	}
-	switch {
-	case len(rest) == 0:
-		return nil, errors.New("consistency: no checkpoint")
-	case len(rest) > checkpoint.MaxNoteSize:
-		return nil, fmt.Errorf("consistency: checkpoint of %d bytes is larger than %d", len(rest), checkpoint.MaxNoteSize)
-	case rest[len(rest)-1] != '\n':
-		return nil, errors.New("consistency: checkpoint does not end in a newline")
+	if u.Checkpoint, err = cutCheckpoint(rest); err != nil {
+		return nil, err
 	}
-	u.Checkpoint = bytes.Clone(rest)
 	return u, nil
 }
