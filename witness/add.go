@@ -170,10 +170,7 @@ func (w *Witness) lookBack(ctx context.Context, last *latest, r *request, verifi
 	if at, _ := w.ownTime(r.Checkpoint, r.sigs); at == 0 {
 		return nil
 	}
-	err := fmt.Errorf("%w: this witness cosigned size %d root %x of %q, but its state says size %d root %x",
-		ErrWentBack, r.Size, r.Root, r.Origin, last.Size, last.Root)
-	w.stop(errors.Join(err, w.counter.condemn()))
-	return w.Err()
+	return w.remember(last, r.Checkpoint)
 }
 
 // check holds what tlog-witness demands between a request and the last cosigned checkpoint.

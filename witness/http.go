@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 	"time"
 )
 
-// MaxRequests is how many add-checkpoint requests are in memory at a time, so that their
+// MaxRequests is how many requests to sign are in memory at a time, so that their
 // bodies take 64 MiB at most. Further ones are answered with 503.
 const MaxRequests = 512
 
@@ -21,12 +22,15 @@ const sizeType = "text/x.tlog.size"
 const textType = "text/plain; charset=utf-8"
 
 // Handler returns the handler of tlog-witness under one prefix, for submission and
-// monitoring alike: POST /add-checkpoint and GET /<hash of origin>/checkpoint. Timeouts are
-// for the http.Server to set.
+// monitoring alike: POST /add-checkpoint, GET /<hash of origin>/checkpoint and, when the
+// witness has an ML-DSA-44 key, POST /sign-subtree. Timeouts are for the http.Server to set.
 func (w *Witness) Handler() http.Handler {
 	h := &handler{w: w, slots: make(chan struct{}, MaxRequests)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /add-checkpoint", h.add)
+	mux.HandleFunc("POST /add-checkpoint", h.timed("add-checkpoint", w.AddCheckpoint))
+	if w.signsSubtrees() {
+		mux.HandleFunc("POST /sign-subtree", h.timed("sign-subtree", w.SignSubtree))
+	}
 	mux.HandleFunc("GET /{hash}/checkpoint", h.checkpoint)
 	return mux
 }
@@ -36,14 +40,20 @@ type handler struct {
 	slots chan struct{}
 }
 
-func (h *handler) add(rw http.ResponseWriter, req *http.Request) {
-	begin := time.Now()
-	code := h.serve(rw, req)
-	h.w.metrics.answered(code, time.Since(begin))
+// call is a request of tlog-witness: it takes a body and returns signature lines.
+type call func(ctx context.Context, body []byte) ([]byte, error)
+
+// timed returns a handler that answers with do and measures it under a name.
+func (h *handler) timed(name string, do call) http.HandlerFunc {
+	return func(rw http.ResponseWriter, req *http.Request) {
+		begin := time.Now()
+		code := h.serve(rw, req, do)
+		h.w.metrics.answered(name, code, time.Since(begin))
+	}
 }
 
-// serve answers an add-checkpoint request and returns the status.
-func (h *handler) serve(rw http.ResponseWriter, req *http.Request) int {
+// serve answers a request and returns the status.
+func (h *handler) serve(rw http.ResponseWriter, req *http.Request, do call) int {
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
@@ -58,7 +68,7 @@ func (h *handler) serve(rw http.ResponseWriter, req *http.Request) int {
 	if err != nil {
 		return answer(rw, http.StatusBadRequest, "request ends too early")
 	}
-	lines, err := h.w.AddCheckpoint(req.Context(), body)
+	lines, err := do(req.Context(), body)
 	if err != nil {
 		return h.refuse(rw, req, err)
 	}
@@ -71,7 +81,7 @@ func (h *handler) refuse(rw http.ResponseWriter, req *http.Request, err error) i
 	e, ok := errors.AsType[*RefusalError](err)
 	switch {
 	case !ok:
-		h.w.log.ErrorContext(req.Context(), "answering add-checkpoint", slog.Any("error", err))
+		h.w.log.ErrorContext(req.Context(), "answering "+req.Pattern, slog.Any("error", err))
 		return answer(rw, status(err), "the witness cannot cosign now; its operator knows why")
 	case e.Status == http.StatusConflict:
 		rw.Header().Set("Content-Type", sizeType)

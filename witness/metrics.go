@@ -11,7 +11,7 @@ import (
 // metrics of a witness. Names are under "keytrail_witness_".
 type metrics struct {
 	answers      *prometheus.CounterVec
-	seconds      prometheus.Histogram
+	seconds      *prometheus.HistogramVec
 	cosignatures prometheus.Counter
 	forks        prometheus.Counter
 	// last is the time of the latest cosignature, in seconds since 1970.
@@ -22,10 +22,10 @@ func newMetrics() *metrics {
 	name := func(n string) string { return "keytrail_witness_" + n }
 	return &metrics{
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: name("answers_total"), Help: "Answers to add-checkpoint by status code."}, []string{"code"}),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: name("answer_seconds"), Help: "Time from the header of an add-checkpoint request to its answer, sync included.",
-			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16)}),
+			Name: name("answers_total"), Help: "Answers by call and status code."}, []string{"call", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: name("answer_seconds"), Help: "Time from the header of a request to its answer, sync included, by call.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16)}, []string{"call"}),
 		cosignatures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: name("cosigned_total"), Help: "Checkpoints cosigned since the start."}),
 		forks: prometheus.NewCounter(prometheus.CounterOpts{
@@ -33,9 +33,9 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) answered(code int, took time.Duration) {
-	m.answers.WithLabelValues(strconv.Itoa(code)).Inc()
-	m.seconds.Observe(took.Seconds())
+func (m *metrics) answered(call string, code int, took time.Duration) {
+	m.answers.WithLabelValues(call, strconv.Itoa(code)).Inc()
+	m.seconds.WithLabelValues(call).Observe(took.Seconds())
 }
 
 func (m *metrics) cosigned(l *latest) {

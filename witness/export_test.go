@@ -1,0 +1,4 @@
+package witness
+
+// VerifySubtree is verifySubtree, for tests.
+var VerifySubtree = verifySubtree
