@@ -142,14 +142,24 @@ func writeVectors(t *testing.T) {
 		}
 		all[name] = x
 	}
-	if err := os.RemoveAll(vectorDir); err != nil {
+	for name, x := range all {
+		x.Description = name
+		all[name] = x
+	}
+	writeCases(t, vectorDir, all)
+}
+
+// writeCases replaces the vectors in a directory, a file for each with a name after its
+// description.
+func writeCases[V any](t *testing.T, dir string, all map[string]V) {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(vectorDir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, x := range all {
-		x.Description = name
 		var b bytes.Buffer
 		enc := json.NewEncoder(&b)
 		enc.SetEscapeHTML(false)
@@ -158,7 +168,7 @@ func writeVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		file := strings.NewReplacer(" ", "-", ",", "").Replace(name) + ".json"
-		if err := os.WriteFile(filepath.Join(vectorDir, file), b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, file), b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
