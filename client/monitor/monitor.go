@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/keytrail/keytrail/client/monitor/keychain"
+	"github.com/keytrail/keytrail/client/payloads"
 	"github.com/keytrail/keytrail/client/tiles"
 	"github.com/keytrail/keytrail/client/verify"
 	"github.com/keytrail/keytrail/proto/policy"
@@ -52,8 +53,8 @@ type Config struct {
 	MaxAge time.Duration
 	// Views are what else the log's checkpoints are compared with.
 	Views []View
-	// Payloads reads payloads; nil when they are not checked.
-	Payloads Payloads
+	// Payloads is the log's gRPC service; nil when payloads are not checked.
+	Payloads payloads.Service
 	// Failures is how many rounds in a row may get no answer before that is an alarm; 0
 	// means that the first one is.
 	Failures int

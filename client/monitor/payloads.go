@@ -4,56 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
-	"github.com/keytrail/keytrail/client"
 	"github.com/keytrail/keytrail/client/monitor/keychain"
+	"github.com/keytrail/keytrail/client/payloads"
 	"github.com/keytrail/keytrail/client/tiles"
 	"github.com/keytrail/keytrail/client/verify"
-	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 	"github.com/keytrail/keytrail/proto/receipt"
 	"github.com/keytrail/keytrail/proto/record"
 )
-
-// Payloads reads what is behind a log's leaves. Nothing about it is verified.
-type Payloads interface {
-	// ReadPayloads calls fn with the payloads from start up to end, in order; empty where
-	// one was erased. A payload is good during the call.
-	ReadPayloads(ctx context.Context, start, end uint64, fn func(index uint64, payload []byte) error) error
-}
-
-// ServerPayloads reads payloads from a log's gRPC server.
-type ServerPayloads struct{ Client *client.Client }
-
-// ReadPayloads implements Payloads.
-func (p ServerPayloads) ReadPayloads(ctx context.Context, start, end uint64, fn func(uint64, []byte) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // Ends the stream.
-	stream, err := p.Client.ReadPayloads(ctx, &rpc.ReadPayloadsRequest{Start: start, End: end})
-	if err != nil {
-		return err
-	}
-	for next := start; ; {
-		res, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF) && next == end:
-			return nil
-		case errors.Is(err, io.EOF):
-			return fmt.Errorf("%w: payloads from %d to %d end at %d", tiles.ErrMalformed, start, end, next)
-		case err != nil:
-			return err
-		case res.GetStart() != next || uint64(len(res.GetPayloads())) > end-next:
-			return fmt.Errorf("%w: payloads from %d, asked were those from %d to %d", tiles.ErrMalformed, res.GetStart(), next, end)
-		}
-		for _, b := range res.GetPayloads() {
-			if err := fn(next, b); err != nil {
-				return err
-			}
-			next++
-		}
-	}
-}
 
 // block is how many payloads are checked between two commits: with the largest payloads
 // their keys and leaves take a few MiB, and a sync a block costs little.
@@ -88,9 +47,6 @@ func (m *Monitor) checkPayloads(ctx context.Context, f *findings, s *verify.Sign
 	return nil
 }
 
-// errStop ends the reading of payloads after an alarm.
-var errStop = errors.New("stop")
-
 // checkBlock checks the payloads from start up to end and keeps the place. It reports
 // whether it got to the end. The error is one of the monitor's own.
 func (m *Monitor) checkBlock(ctx context.Context, f *findings, start, end uint64) (bool, error) {
@@ -106,30 +62,44 @@ func (m *Monitor) checkBlock(ctx context.Context, f *findings, start, end uint64
 	if err != nil {
 		return false, m.fail(ctx, f, err)
 	}
-	var own error
-	read := m.cfg.Payloads.ReadPayloads(ctx, start, end, func(i uint64, payload []byte) error {
-		ok, err := m.checkPayload(ctx, f, tree, i, payload, leaves[i-start])
-		own = err
-		if err != nil || !ok {
-			return errStop
-		}
-		return nil
-	})
-	if own != nil {
-		return false, own
-	}
-	if err := m.chains.Commit(); err != nil {
+	ok, err := m.checkLeaves(ctx, f, tree, start, leaves)
+	if err != nil {
 		return false, err
 	}
-	switch {
-	case read == nil:
-		return true, nil
-	case ctx.Err() != nil:
-		return false, context.Cause(ctx)
-	case !errors.Is(read, errStop):
-		f.add(m.answerAlarm(read, "payloads"))
+	return ok, m.chains.Commit()
+}
+
+// checkLeaves checks the payloads behind consecutive leaves. It reports whether all could
+// be checked. The error is one of the monitor's own, or that ctx ended.
+func (m *Monitor) checkLeaves(ctx context.Context, f *findings, tree *tiles.Tree, start uint64, leaves [][]byte) (bool, error) {
+	r, err := payloads.Read(ctx, m.cfg.Payloads, start, start+uint64(len(leaves)))
+	if err != nil {
+		return false, m.failPayloads(ctx, f, err)
 	}
-	return false, nil
+	defer r.Close()
+	for k, leaf := range leaves {
+		payload, err := r.Next()
+		if err != nil {
+			return false, m.failPayloads(ctx, f, err)
+		}
+		if ok, err := m.checkPayload(ctx, f, tree, start+uint64(k), payload, leaf); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// failPayloads reports a server that does not give payloads.
+func (m *Monitor) failPayloads(ctx context.Context, f *findings, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	a := m.answerAlarm(err, "payloads")
+	if errors.Is(err, payloads.ErrAnswer) {
+		a.Kind = KindUnreadable
+	}
+	f.add(a)
+	return nil
 }
 
 // checkPayload checks one payload. It reports whether the next one can be checked.

@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/keytrail/keytrail/client/monitor"
 	"github.com/keytrail/keytrail/client/tiles/tilestest"
 	"github.com/keytrail/keytrail/client/verify"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 	"github.com/keytrail/keytrail/proto/record"
 )
 
@@ -148,14 +151,29 @@ func TestLogCommitsToRubbish(t *testing.T) {
 // failing is a server of payloads that does not answer.
 type failing struct{ err error }
 
-func (f failing) ReadPayloads(context.Context, uint64, uint64, func(uint64, []byte) error) error {
-	return f.err
+func (f failing) ReadPayloads(context.Context, *rpc.ReadPayloadsRequest, ...grpc.CallOption) (grpc.ServerStreamingClient[rpc.ReadPayloadsResponse], error) {
+	return nil, f.err
 }
 
 func TestPayloadsUnreachable(t *testing.T) {
 	w := watchPayloads(t, 10)
 	w.cfg.Payloads = failing{errors.New("permission denied")}
 	if a := w.alarm(monitor.KindUnreachable, monitor.SeverityWarning, "permission denied"); a.Subject != "payloads" {
+		t.Errorf("%+v", a)
+	}
+}
+
+// elsewhere sends the payloads of other entries than those asked for.
+type elsewhere struct{ *watched }
+
+func (e elsewhere) ReadPayloads(ctx context.Context, req *rpc.ReadPayloadsRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[rpc.ReadPayloadsResponse], error) {
+	return e.watched.ReadPayloads(ctx, &rpc.ReadPayloadsRequest{Start: req.GetStart() + 1, End: req.GetEnd()})
+}
+
+func TestPayloadsOfOtherEntries(t *testing.T) {
+	w := watchPayloads(t, 10)
+	w.cfg.Payloads = elsewhere{w}
+	if a := w.alarm(monitor.KindUnreadable, monitor.SeverityWarning, ""); a.Subject != "payloads" {
 		t.Errorf("%+v", a)
 	}
 }

@@ -34,10 +34,16 @@ type View struct {
 // URL, which is taken for the prefix of submission and monitoring alike (tlog-witness).
 func WitnessViews(p *policy.Policy, origin string, o tiles.Options) ([]View, error) {
 	var views []View
+	at := make(map[string]int) // A witness may be in the policy with several keys.
 	for _, w := range p.Witnesses {
 		if w.URL == "" {
 			continue
 		}
+		if i, ok := at[w.URL]; ok {
+			views[i].Name += ", " + w.Name
+			continue
+		}
+		at[w.URL] = len(views)
 		hash := sha256.Sum256([]byte(origin))
 		l, err := tiles.Open(fmt.Sprintf("%s/%x", strings.TrimRight(w.URL, "/"), hash), o)
 		if err != nil {
@@ -170,7 +176,7 @@ func (m *Monitor) compareLarger(ctx context.Context, f *findings, v answer, w, s
 		detail = fmt.Sprintf("whether it begins with the tree that the log shows cannot be told: %v", err)
 	}
 	at := newest(w)
-	if m.cfg.Now().Sub(at) < Grace {
+	if ago := m.cfg.Now().Sub(at); -verify.MaxSkew <= ago && ago < Grace {
 		m.log.InfoContext(ctx, "a larger tree than the log shows",
 			slog.String("view", v.Name), slog.Uint64("size", w.Size), slog.Uint64("shown", s.Size))
 		return nil

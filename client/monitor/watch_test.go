@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keytrail/keytrail/client/monitor"
@@ -23,6 +25,7 @@ import (
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/proto/record"
 )
@@ -180,14 +183,26 @@ func (w *watched) demand(witnesses ...*witness) {
 	}
 }
 
-// ReadPayloads implements monitor.Payloads.
-func (w *watched) ReadPayloads(_ context.Context, start, end uint64, fn func(uint64, []byte) error) error {
-	for i := start; i < end; i++ {
-		if err := fn(i, w.payloads[i]); err != nil {
-			return err
-		}
+// ReadPayloads implements payloads.Service.
+func (w *watched) ReadPayloads(_ context.Context, req *rpc.ReadPayloadsRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[rpc.ReadPayloadsResponse], error) {
+	return &stream{payloads: w.payloads[req.GetStart():req.GetEnd()], next: req.GetStart()}, nil
+}
+
+// stream sends payloads, a few a message.
+type stream struct {
+	grpc.ClientStream
+	payloads [][]byte
+	next     uint64
+}
+
+func (s *stream) Recv() (*rpc.ReadPayloadsResponse, error) {
+	if len(s.payloads) == 0 {
+		return nil, io.EOF
 	}
-	return nil
+	n := min(100, len(s.payloads))
+	res := &rpc.ReadPayloadsResponse{Start: s.next, Payloads: s.payloads[:n]}
+	s.payloads, s.next = s.payloads[n:], s.next+uint64(n)
+	return res, nil
 }
 
 // put appends a record to the log and its payloads.

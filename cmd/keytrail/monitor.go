@@ -100,7 +100,7 @@ func (a *app) monitor(ctx context.Context, f *monitorFlags, stdout, stderr io.Wr
 			return err
 		}
 		defer c.Close()
-		cfg.Payloads = monitor.ServerPayloads{Client: c}
+		cfg.Payloads = c
 	}
 	m, err := monitor.Open(cfg)
 	if err != nil {

@@ -16,13 +16,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/lifecycle"
 	"github.com/keytrail/keytrail/proto/record"
@@ -146,7 +146,7 @@ func (c *Checker) Check(r *record.Record, ev *keytrailv1.KeyEvent) error {
 }
 
 func (c *Checker) checkKey(r *record.Record, ev *keytrailv1.KeyEvent) error {
-	l, err := c.link(keyID(ev))
+	l, err := c.link(event.KeyID(ev.GetTenant(), ev.GetKey().GetRef()))
 	if err != nil {
 		return err
 	}
@@ -160,11 +160,13 @@ func (c *Checker) checkKey(r *record.Record, ev *keytrailv1.KeyEvent) error {
 	}
 	l.sequence, l.index = r.KeySequence, r.Index
 	for _, f := range l.fold.Apply(ev) {
-		name := strings.ToLower(strings.TrimPrefix(f.GetKind().String(), "KIND_"))
-		c.state.Findings[name]++
+		c.state.Findings[findingName(f.GetKind().String())]++
 	}
 	return nil
 }
+
+// findingName turns KIND_NO_BIRTH into no_birth.
+func findingName(kind string) string { return strings.ToLower(strings.TrimPrefix(kind, "KIND_")) }
 
 // expected says what number would have followed.
 func (l *link) expected() string {
@@ -273,16 +275,6 @@ func (c *Checker) Commit() (err error) {
 func (c *Checker) forget() {
 	c.links = make(map[[sha256.Size]byte]*link)
 	c.unread = make(map[uint64]bool)
-}
-
-// keyID names a key of a tenant.
-func keyID(ev *keytrailv1.KeyEvent) [sha256.Size]byte {
-	h := sha256.New()
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(ev.GetTenant())))
-	h.Write(n[:])
-	_, _ = io.WriteString(h, ev.GetTenant()+ev.GetKey().GetRef())
-	return [sha256.Size]byte(h.Sum(nil))
 }
 
 func indexRow(i uint64) []byte { return binary.BigEndian.AppendUint64([]byte{unreadRow}, i) }
