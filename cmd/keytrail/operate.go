@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
-	"github.com/keytrail/keytrail/client/verify"
 	"github.com/keytrail/keytrail/cmd/internal/cli"
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/fsck"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logdir"
+	"github.com/keytrail/keytrail/log/recovery"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/storage"
@@ -229,7 +231,8 @@ ledger was lost or set back, with the newest checkpoint that anyone holds.`,
 		Use:   "adopt --dir DIR CHECKPOINT",
 		Short: "raise the ledger to a checkpoint that this log has signed",
 		Long: `adopt raises the signer's ledger to a checkpoint of this log, and makes the ledger if it
-is lost. The checkpoint must be the newest that exists: the log can sign a second history
+is lost. The log's own signature is enough, witnesses need not have cosigned it. The
+checkpoint must be the newest that exists: the log can sign a second history
 if it has signed a larger tree than this one. Ask everyone who keeps its checkpoints.`,
 		Example: `  keytrail ledger adopt --dir /var/lib/keytrail newest.checkpoint`,
 		Args:    cobra.ExactArgs(1),
@@ -256,9 +259,14 @@ func adoptCheckpoint(dir, path string, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	cp, err := verify.Checkpoint(note, p)
+	// What counts is what the log has signed, not what witnesses made of it.
+	cp, _, err := recovery.OpenNote(note, d.Config.Origin, p.LogKeys(d.Config.Origin))
 	if err != nil {
 		return fmt.Errorf("verifying %s: %w", path, err)
+	}
+	if _, err := os.Lstat(filepath.Join(d.Path, recovery.FinalStatement)); err == nil {
+		return cli.Hint(fmt.Errorf("%w: see %s", recovery.ErrEnded, filepath.Join(d.Path, recovery.FinalStatement)),
+			"start the successor; an ended log never signs again")
 	}
 	l, err := ledger.Open(d.Ledger(), d.Config.Origin)
 	if errors.Is(err, fs.ErrNotExist) {

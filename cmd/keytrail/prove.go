@@ -125,7 +125,7 @@ verified when it proves misbehaviour (3); else it is unverifiable (1).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.verifyReceipt(), a.verifyConsistency(), a.verifyEvidence())
+	cmd.AddCommand(a.verifyReceipt(), a.verifyConsistency(), a.verifyEvidence(), a.verifyStatement())
 	return cmd
 }
 

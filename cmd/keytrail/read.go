@@ -19,6 +19,7 @@ import (
 	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
+	"github.com/keytrail/keytrail/proto/statement"
 )
 
 // pageSize is how many entries are asked for at a time.
@@ -320,6 +321,11 @@ func printInfo(w io.Writer, i *rpc.GetLogInfoResponse) error {
 			k = k[:100] + "…"
 		}
 		fmt.Fprintf(t, "key\t%s\n", printable(k))
+	}
+	if p := i.GetPredecessor(); len(p) > 0 {
+		if n, err := statement.Parse(p); err == nil {
+			fmt.Fprintf(t, "continues\t%s, by the statement of its operator (keytrail verify statement)\n", printable(n.Origin))
+		}
 	}
 	for _, w := range i.GetWitnesses() {
 		printWitness(t, w, i.GetPublishedSize())

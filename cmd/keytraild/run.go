@@ -26,6 +26,7 @@ import (
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logdir"
+	"github.com/keytrail/keytrail/log/recovery"
 	"github.com/keytrail/keytrail/log/server"
 	"github.com/keytrail/keytrail/log/view"
 	"github.com/keytrail/keytrail/proto/policy"
@@ -222,7 +223,11 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 		return cli.Hint(err, "choose another address with --http")
 	}
 	defer httpLis.Close()
-	srv := server.New(server.Config{Log: l, View: v, Policy: d.Policy, Version: cli.Version(), Logger: logger})
+	predecessor, err := recovery.Predecessor(d.Path)
+	if err != nil {
+		return err
+	}
+	srv := server.New(server.Config{Log: l, View: v, Policy: d.Policy, Predecessor: predecessor, Version: cli.Version(), Logger: logger})
 	var grpcCreds credentials.TransportCredentials
 	if creds != nil {
 		grpcCreds = credentials.NewTLS(creds)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +23,28 @@ const (
 	FinalStatement       = "final.statement"
 	PredecessorStatement = "predecessor.statement"
 )
+
+// Predecessor returns the final statement of the log that the log in a directory continues;
+// nil when it continues none. Its form is checked, and nothing is verified.
+func Predecessor(dir string) ([]byte, error) {
+	path := filepath.Join(dir, PredecessorStatement)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the predecessor's statement: %w", err)
+	}
+	defer f.Close()
+	note, err := io.ReadAll(io.LimitReader(f, statement.MaxSize+1))
+	if err == nil {
+		_, err = statement.Parse(note)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return note, nil
+}
 
 // building is where the successor is made before it is in its place.
 func (s *Succession) building() string { return filepath.Clean(s.Dir) + ".new" }
@@ -43,16 +66,16 @@ func (s *Succession) checkPlace() error {
 // an earlier run left without a statement is cleared away: keys that nobody has heard of.
 func (s *Succession) begun(signed, kept statement.Tree) (*statement.Note, error) {
 	dir := s.building()
-	note, err := os.ReadFile(filepath.Join(dir, PredecessorStatement))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, clearAway(dir)
-	}
+	note, err := Predecessor(dir)
 	if err != nil {
 		return nil, err
 	}
+	if note == nil {
+		return nil, clearAway(dir)
+	}
 	n, err := statement.Parse(note)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, PredecessorStatement), err)
+		return nil, err
 	}
 	if keys, err := n.Verify(s.Old.Keys()); err != nil || len(keys) == 0 || n.Signed != signed || n.Kept != kept {
 		return nil, fmt.Errorf("%s holds a statement of an earlier attempt that says something else: %w", dir, fs.ErrExist)
@@ -137,17 +160,20 @@ func absolute(t logdir.TLS) (logdir.TLS, error) {
 // directory, the successor into its place.
 func (s *Succession) complete(sealed string) (*Ended, error) {
 	dir := s.Dir
-	note, err := os.ReadFile(filepath.Join(dir, PredecessorStatement))
-	if errors.Is(err, fs.ErrNotExist) {
+	note, err := Predecessor(dir)
+	if err == nil && note == nil {
 		dir = s.building()
-		note, err = os.ReadFile(filepath.Join(dir, PredecessorStatement))
+		note, err = Predecessor(dir)
 	}
 	if err != nil {
+		return nil, err
+	}
+	if note == nil {
 		return nil, fmt.Errorf("%w: its successor is %s, which is not in %s", ErrEnded, sealed, s.Dir)
 	}
 	n, err := statement.Parse(note)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, PredecessorStatement), err)
+		return nil, err
 	}
 	if signed, err := n.Verify(s.Old.Keys()); err != nil || len(signed) == 0 || n.Successor != sealed {
 		return nil, fmt.Errorf("%w: its successor is %s; the statement in %s is not about that one, or not signed by this log", ErrEnded, sealed, dir)

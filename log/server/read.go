@@ -189,7 +189,7 @@ func (s *Server) GetReceipt(ctx context.Context, req *rpc.GetReceiptRequest) (*r
 func (s *Server) GetLogInfo(context.Context, *rpc.GetLogInfoRequest) (*rpc.GetLogInfoResponse, error) {
 	pub := s.log.Published()
 	out := &rpc.GetLogInfoResponse{
-		Origin: s.log.Origin(), Policy: s.policy, Version: s.version,
+		Origin: s.log.Origin(), Policy: s.policy, Version: s.version, Predecessor: s.predecessor,
 		DurableSize: s.log.DurableSize(), PublishedSize: pub.Size, ViewedSize: s.view.Size(),
 		PublicationProblem: s.log.Problem(),
 	}

@@ -332,6 +332,9 @@ func TestHTTP(t *testing.T) {
 	if w := get(http.MethodGet, "/metrics"); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "keytrail_log_") {
 		t.Errorf("/metrics: %d", w.Code)
 	}
+	if w := get(http.MethodGet, "/predecessor"); w.Code != http.StatusNotFound { // it continues no log
+		t.Errorf("/predecessor: %d", w.Code)
+	}
 	if w := get(http.MethodGet, "/"); w.Code != http.StatusNotFound {
 		t.Errorf("/: %d", w.Code)
 	}

@@ -37,6 +37,9 @@ type Config struct {
 	View *view.View
 	// Policy is the log's policy file, as clients should use it.
 	Policy string
+	// Predecessor is the final statement of the log that this one continues; nil when it
+	// continues none.
+	Predecessor []byte
 	// Version is that of the program.
 	Version string
 	// Logger, nil for none.
@@ -46,12 +49,14 @@ type Config struct {
 // Server implements keytrail.v1.LogService.
 type Server struct {
 	rpc.UnimplementedLogServiceServer
-	log     *log.Log
-	view    *view.View
-	policy  string
-	version string
-	logger  *slog.Logger
-	health  *health.Server
+	log    *log.Log
+	view   *view.View
+	policy string
+	// predecessor is shown as it is; nobody here relies on it.
+	predecessor []byte
+	version     string
+	logger      *slog.Logger
+	health      *health.Server
 
 	stopOnce sync.Once
 	stopping chan struct{} // closed by Shutdown
@@ -60,7 +65,7 @@ type Server struct {
 // New returns a server for a log that runs.
 func New(c Config) *Server {
 	s := &Server{
-		log: c.Log, view: c.View, policy: c.Policy, version: c.Version, logger: c.Logger,
+		log: c.Log, view: c.View, policy: c.Policy, predecessor: c.Predecessor, version: c.Version, logger: c.Logger,
 		health: health.NewServer(), stopping: make(chan struct{}),
 	}
 	if s.logger == nil {

@@ -1831,7 +1831,10 @@ type GetLogInfoResponse struct {
 	// Of the server's program.
 	Version string `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
 	// The witnesses that the log asks, in the order of its policy.
-	Witnesses     []*WitnessStatus `protobuf:"bytes,10,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	Witnesses []*WitnessStatus `protobuf:"bytes,10,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	// The final statement of the log that this one continues (keytrail.dev/final-statement/v1);
+	// empty when it continues none.
+	Predecessor   []byte `protobuf:"bytes,11,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1935,13 @@ func (x *GetLogInfoResponse) GetVersion() string {
 func (x *GetLogInfoResponse) GetWitnesses() []*WitnessStatus {
 	if x != nil {
 		return x.Witnesses
+	}
+	return nil
+}
+
+func (x *GetLogInfoResponse) GetPredecessor() []byte {
+	if x != nil {
+		return x.Predecessor
 	}
 	return nil
 }
@@ -2171,7 +2181,7 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x14ReadPayloadsResponse\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x1a\n" +
 	"\bpayloads\x18\x02 \x03(\fR\bpayloads\"\x13\n" +
-	"\x11GetLogInfoRequest\"\x98\x03\n" +
+	"\x11GetLogInfoRequest\"\xba\x03\n" +
 	"\x12GetLogInfoResponse\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12#\n" +
 	"\rverifier_keys\x18\x02 \x03(\tR\fverifierKeys\x12\x16\n" +
@@ -2184,7 +2194,8 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"viewedSize\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x128\n" +
 	"\twitnesses\x18\n" +
-	" \x03(\v2\x1a.keytrail.v1.WitnessStatusR\twitnesses\"\xac\x02\n" +
+	" \x03(\v2\x1a.keytrail.v1.WitnessStatusR\twitnesses\x12 \n" +
+	"\vpredecessor\x18\v \x01(\fR\vpredecessor\"\xac\x02\n" +
 	"\rWitnessStatus\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x12\n" +
