@@ -34,8 +34,9 @@ import (
 	"github.com/keytrail/keytrail/proto/checkpoint"
 )
 
-// MaxKeys is how many keys of a directory sign. Two Ed25519 and two ML-DSA-44 signatures, as
-// in the overlap of a rotation, are 7 KB; some witnesses read requests of at most 16 KiB.
+// MaxKeys is how many keys of a directory sign: two of either algorithm in the overlap of a
+// rotation, whose signatures take 7 KB. Some witnesses read requests of at most 16 KiB, into
+// which the signatures of four keys and a proof always fit.
 const MaxKeys = 4
 
 // maxFile is the largest file that is read, in bytes. An ML-DSA-44 public key takes 1.8 KB.

@@ -1,14 +1,18 @@
 package keystore_test
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/proto/consistency"
 	"github.com/keytrail/keytrail/storage/keystore"
 )
 
@@ -197,6 +201,52 @@ func TestFind(t *testing.T) {
 	}
 	if _, err := keystore.Find(append(keys, keys[1]), id); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("two: %v", err)
+	}
+}
+
+// The most that MaxKeys can sign, with the longest name and proof, is a request that witnesses
+// with a limit of 16 KiB read.
+func TestMaxKeysFitIntoARequest(t *testing.T) {
+	longest := strings.Repeat("n", checkpoint.MaxNameLength)
+	keys := []keystore.Key{generate(t, longest, checkpoint.TypeEd25519)}
+	for len(keys) < keystore.MaxKeys {
+		keys = append(keys, generate(t, longest, checkpoint.TypeMLDSA44))
+	}
+	if err := keystore.CheckSet(keys); err != nil {
+		t.Fatal(err)
+	}
+	const size = 1<<63 - 1
+	note, err := checkpoint.SignNote(checkpoint.Checkpoint{Origin: longest, Size: size, Root: [32]byte{1}}, time.Unix(1<<40, 0), keystore.Signers(keys)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := consistency.Bundle{OldSize: size - 1, Hashes: make([][32]byte, 63), Checkpoint: note}
+	request := b.Append(nil)
+	if len(request) > 16<<10 {
+		t.Errorf("a request has %d bytes", len(request))
+	}
+	t.Logf("%d bytes", len(request))
+}
+
+func TestWriteRefusesWhatItDoesNotHave(t *testing.T) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := checkpoint.NewVerifierKey(name, checkpoint.TypeEd25519, private.Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := checkpoint.NewSignerFrom(v, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "k.key")
+	if err := keystore.Write(path, keystore.Key{Signer: s}); err == nil || !strings.Contains(err.Error(), "its secret is not here") {
+		t.Errorf("a key whose secret is elsewhere: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file: %v", err)
 	}
 }
 
