@@ -130,9 +130,9 @@ func keyAddCommand(l *location) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add --dir DIR (--type TYPE | --file FILE)",
 		Short: "Cosign with another key, too",
-		Long: `Add makes a key, or copies one that keytrail keygen made, into DIR/keys and prints its
-public key. The witness cosigns with it from its next start on, beside the keys that it
-has. At most four keys cosign at a time.
+		Long: `Add makes a key, or copies one that keytrail keygen made (destroy its file then), into
+DIR/keys and prints its public key. The witness cosigns with it from its next start on,
+beside the keys that it has. At most four keys cosign at a time.
 
 With --pkcs11 the key is made inside of a PKCS#11 token and never leaves it; the file holds
 its address and its public key. The PIN stands in a file of its own, mode 0600. Tokens sign

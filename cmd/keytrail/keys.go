@@ -163,10 +163,10 @@ func (a *app) keyAddCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add --dir DIR (--type TYPE | --file FILE)",
 		Short: "make a log sign with another key, too",
-		Long: `add makes a key, or copies one that keytrail keygen made, into DIR/keys and adds its line
-to DIR/policy; everything else in the policy stays as it is. It prints the public key. The
-log signs with it from the next start of keytraild on, beside the keys that it has.
-At most four keys sign at a time.`,
+		Long: `add makes a key, or copies one that keytrail keygen made (destroy its file then), into
+DIR/keys and adds its line to DIR/policy; everything else in the policy stays as it is. It
+prints the public key. The log signs with it from the next start of keytraild on, beside
+the keys that it has. At most four keys sign at a time.`,
 		Example: `  keytrail key add --dir /var/lib/keytrail --type ed25519
   keytrail key add --dir /var/lib/keytrail --file new.key`,
 		Args: cobra.NoArgs,
