@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop crash bench cover demo check clean
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench cover demo check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -62,6 +62,10 @@ fuzz: ## run every fuzz target for T (60s) and stop at the first finding
 
 interop: ## try keytrail with others' logs, witnesses and verifiers (needs a C compiler)
 	cd client/interop && go test -mod=mod -count=1 -timeout 5m ./...
+
+netns: ## cut the log off from its witnesses, in network namespaces (needs root)
+	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y iproute2; }
+	KEYTRAIL_NETNS=1 go test -count=1 -timeout 10m -v -run NetNS ./cmd/keytraild
 
 crash: ## run the long crash, power-loss and model tests
 	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
