@@ -24,10 +24,10 @@ func onDisk(t testing.TB, logs ...*testLog) *testWitness {
 	return newWitness(t, s, logs...)
 }
 
-// TestRaceOfForks lets hundreds of histories of one log come at once: one is cosigned, the
+// TestRaceOfForks lets a thousand histories of one log come at once: one is cosigned, the
 // others are told its size or that they are another tree.
 func TestRaceOfForks(t *testing.T) {
-	const forks = 300
+	const forks = 1000
 	l := newLog(t, testOrigin, testOrigin)
 	w := onDisk(t, l)
 	histories := make([]*testLog, forks)

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -173,6 +175,12 @@ func (p *process) get(t testing.TB, path string) string {
 	return string(b)
 }
 
+// originHash names a log in the monitoring URL.
+func originHash(origin string) string {
+	h := sha256.Sum256([]byte(origin))
+	return hex.EncodeToString(h[:])
+}
+
 // TestLife is a witness from its making to its evidence: what an operator does, in order.
 func TestLife(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "w")
@@ -231,44 +239,6 @@ func TestLife(t *testing.T) {
 	}
 	mustRun(t, "remove", "--dir", dir, "log.test/one")
 	mustFail(t, cli.ExitError, "not enrolled", "remove", "--dir", dir, "log.test/one")
-}
-
-// TestKill kills the witness again and again while a log asks for one size after the other:
-// whatever was answered is still there, and nothing smaller is cosigned.
-func TestKill(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "w")
-	mustRun(t, "init", "--dir", dir, "--name", "witness.test/w1")
-	l := newLog(t)
-	mustRun(t, "enroll", "--dir", dir, l.key.VerifierKey().String())
-	var known uint64 // the last size that was answered with 200
-	for round := range 6 {
-		p := serveWitness(t, dir)
-		status, body, err := p.add(l.request(t, known+100, known+100))
-		var size uint64
-		if _, scanErr := fmt.Sscanf(body, "%d\n", &size); err != nil || status != http.StatusConflict || scanErr != nil {
-			t.Fatalf("round %d: %d %q, %v", round, status, body, err)
-		}
-		// The one that was under way may have been written.
-		if size != known && size != known+1 {
-			t.Fatalf("round %d: the witness remembers size %d, it answered for %d", round, size, known)
-		}
-		known = size
-		time.AfterFunc(time.Duration(20+round*17)*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
-		for {
-			status, body, err := p.add(l.request(t, known, known+1))
-			if err != nil {
-				break
-			}
-			if status != http.StatusOK {
-				t.Fatalf("round %d, from %d: %d %s", round, known, status, body)
-			}
-			known++
-		}
-		_ = p.cmd.Wait()
-	}
-	if known == 0 {
-		t.Error("nothing was cosigned")
-	}
 }
 
 // TestRefusesToStart holds what an operator is told when keys or state are not right.
