@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench cover demo check clean
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-go cover demo check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -70,7 +70,12 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 crash: ## run the long crash, power-loss and model tests
 	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
 
-bench: ## run the benchmarks
+bench: build ## measure whole processes, and the witness, in one run (ROUNDS, EVENTS)
+	PATH=$(CURDIR)/bin:$$PATH bash cmd/keytrail/bench/bench.sh
+	go test -run '^$$' -bench AddCheckpoint -count 3 ./witness
+	cd client/interop && CGO_ENABLED=1 KEYTRAIL_BENCH=1 go test -mod=mod -count=1 -v -run Speed -timeout 10m ./...
+
+bench-go: ## run the benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
 
 cover: ## measure test coverage into .cache/cover.out
