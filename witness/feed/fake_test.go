@@ -198,6 +198,17 @@ func newTrio(t testing.TB, quorum int) *trio {
 	return s
 }
 
+// light leaves the log and each fake one key, so that many requests take little work.
+func (s *trio) light(t testing.TB, quorum int) *trio {
+	t.Helper()
+	s.log.keys = s.log.keys[:1]
+	for _, w := range s.w {
+		w.keys = w.keys[:1]
+	}
+	s.conf.Policy = testPolicy(t, s.log, quorum, s.w[0].party, s.w[1].party, s.w[2].party)
+	return s
+}
+
 // cosign has a size cosigned with as many lines as wanted.
 func (s *trio) cosign(t testing.TB, f *feed.Feed, size uint64, lines int) {
 	t.Helper()

@@ -165,6 +165,9 @@ func (e *endpoint) serveStart(over <-chan struct{}, cp checkpoint.Checkpoint, no
 		return result{e: e, problem: "an earlier request is still under way"}
 	}
 	defer e.release()
+	if e.hasStarted() || !e.askable(time.Now()) { // the request before this one has ended meanwhile
+		return result{e: e, problem: e.status().Problem}
+	}
 	ctx := e.f.ctx
 	a, bad := e.try(ctx, 0, cp, note)
 	var ahead *AheadError

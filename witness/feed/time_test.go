@@ -1,8 +1,6 @@
 package feed_test
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"testing"
@@ -52,18 +50,18 @@ func TestBackoff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newTrio(t, 2)
+				s := newTrio(t, 2).light(t, 2)
 				f := open(t, s.conf)
 				s.w[2].always(c.status, c.header, "no")
 				times := s.w[2].times()
 				size := uint64(0)
 				for range 20 {
 					size++
-					s.cosign(t, f, size, 4)
+					s.cosign(t, f, size, 2)
 					synctest.Wait()
 					time.Sleep(time.Until(f.Status()[2].RetryAt) - time.Nanosecond)
 					size++
-					s.cosign(t, f, size, 4)
+					s.cosign(t, f, size, 2)
 					time.Sleep(time.Nanosecond)
 				}
 				if len(*times) != 20 {
@@ -80,9 +78,9 @@ func TestBackoff(t *testing.T) {
 				// Success ends the row of failures.
 				s.w[2].mend()
 				time.Sleep(c.longest)
-				s.cosign(t, f, 998, 6)
+				s.cosign(t, f, 998, 3)
 				s.w[2].always(500, "", "")
-				s.cosign(t, f, 999, 4)
+				s.cosign(t, f, 999, 2)
 				synctest.Wait()
 				if at := f.Status()[2].RetryAt; time.Until(at) > 100*time.Millisecond {
 					t.Errorf("after a success and a failure it is asked again in %v", time.Until(at))
@@ -109,6 +107,7 @@ func TestRetryAt(t *testing.T) {
 		s.w[1].mend()
 		time.Sleep(time.Until(e.RetryAt) - time.Second)
 		again := wantNoQuorum(t, f, s.log, 6)
+		synctest.Wait()
 		if s.w[0].count() != 1 || s.w[1].count() != 1 || s.w[2].count() != 1 {
 			t.Errorf("there were %d, %d, %d requests, want one each", s.w[0].count(), s.w[1].count(), s.w[2].count())
 		}
@@ -136,35 +135,39 @@ func TestRetryAtWithoutHope(t *testing.T) {
 	})
 }
 
-// TestBudget has requests a day limited, catching up included.
+// TestBudget has requests a day limited, catching up included. The smaller limit of the URL
+// counts: two requests at once, then one in 30 minutes.
 func TestBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLog(t, "")
-		w := newFake(t, "w")
-		w.size = 3
-		p := testPolicy(t, l, 1, w.party)
-		// The smaller limit counts: two requests at once, then one in 30 minutes.
-		f := open(t, feed.Config{Policy: p, Tree: l, Transport: newNetwork(w), PerDay: map[string]uint32{"w": 4800, "w-pq": 48}})
-		wantCosigned(t, f, l, p, 5, 2) // two requests: 0 was the wrong size
-		for size := uint64(6); size < 10; size++ {
-			e := wantNoQuorum(t, f, l, size)
-			if wait := time.Until(e.RetryAt); wait < 29*time.Minute || wait > 31*time.Minute {
-				t.Fatalf("the next request is in %v, want 30 min", wait)
-			}
-			if st := f.Status()[0]; !st.RetryAt.Equal(e.RetryAt) {
-				t.Errorf("the state says %v", st.RetryAt)
-			}
-			time.Sleep(time.Until(e.RetryAt))
-			wantCosigned(t, f, l, p, size, 2)
+	for _, perDay := range []map[string]uint32{{"w": 48}, {"w": 4800, "w-pq": 48}, {"w": 48, "w-pq": 4800}} {
+		synctest.Test(t, func(t *testing.T) { testBudget(t, perDay) })
+	}
+}
+
+func testBudget(t *testing.T, perDay map[string]uint32) {
+	l := newLog(t, "")
+	w := newFake(t, "w")
+	w.size = 3
+	p := testPolicy(t, l, 1, w.party)
+	f := open(t, feed.Config{Policy: p, Tree: l, Transport: newNetwork(w), PerDay: perDay})
+	wantCosigned(t, f, l, p, 5, 2) // two requests: 0 was the wrong size
+	for size := uint64(6); size < 10; size++ {
+		e := wantNoQuorum(t, f, l, size)
+		if wait := time.Until(e.RetryAt); wait < 29*time.Minute || wait > 31*time.Minute {
+			t.Fatalf("the next request is in %v, want 30 min", wait)
 		}
-		time.Sleep(24 * time.Hour)
-		w.set(func(w *fake) { w.size = 1 })
-		wantCosigned(t, f, l, p, 20, 2)
-		if n := w.count(); n != 8 {
-			t.Errorf("%d requests, want 8", n)
+		if st := f.Status()[0]; !st.RetryAt.Equal(e.RetryAt) {
+			t.Errorf("the state says %v", st.RetryAt)
 		}
-		wantNoQuorum(t, f, l, 21)
-	})
+		time.Sleep(time.Until(e.RetryAt))
+		wantCosigned(t, f, l, p, size, 2)
+	}
+	time.Sleep(24 * time.Hour)
+	w.set(func(w *fake) { w.size = 1 })
+	wantCosigned(t, f, l, p, 20, 2)
+	if n := w.count(); n != 8 {
+		t.Errorf("%d requests, want 8", n)
+	}
+	wantNoQuorum(t, f, l, 21)
 }
 
 // TestBudgetEndsCatchUp has the limit end between a 409 and the second request; the size is
@@ -249,6 +252,22 @@ func TestHanging(t *testing.T) {
 	})
 }
 
+// TestHangingFails has the earlier request end without an answer: the later call does not ask
+// before the delay after a failure is over.
+func TestHangingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTrio(t, 2)
+		f := open(t, s.conf)
+		s.w[2].slow(time.Hour)
+		s.cosign(t, f, 1, 4)
+		s.w[1].always(500, "", "")
+		took(t, "waiting", feed.DefaultTimeout-feed.DefaultGrace, func() { wantNoQuorum(t, f, s.log, 2) })
+		if n := s.w[2].count(); n != 1 {
+			t.Errorf("%d requests, want 1", n)
+		}
+	})
+}
+
 // TestTimeout has a needed witness hang for ever.
 func TestTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -307,61 +326,6 @@ func TestMissingKey(t *testing.T) {
 			t.Errorf("its state is %+v", st)
 		}
 	})
-}
-
-// TestClose closes feeds in every state. The bubble ends only when no goroutine is left.
-func TestClose(t *testing.T) {
-	for name, do := range map[string]func(*testing.T, *trio, *feed.Feed){
-		"unused":  func(*testing.T, *trio, *feed.Feed) {},
-		"idle":    func(t *testing.T, s *trio, f *feed.Feed) { s.cosign(t, f, 1, 6) },
-		"hanging": func(t *testing.T, s *trio, f *feed.Feed) { s.w[0].slow(time.Hour); s.cosign(t, f, 1, 4) },
-		"looking for a proof": func(t *testing.T, s *trio, f *feed.Feed) {
-			s.w[0].always(422, "", "")
-			s.cosign(t, f, 1, 4)
-			synctest.Wait()
-		},
-		"in Cosign": func(t *testing.T, s *trio, f *feed.Feed) {
-			s.w[0].slow(time.Hour)
-			s.w[1].slow(time.Hour)
-			go func() {
-				if _, err := f.Cosign(context.Background(), s.log.at(1), s.log.note(t, 1)); !errors.Is(err, feed.ErrClosed) {
-					t.Errorf("Cosign ends with %v", err)
-				}
-			}()
-			synctest.Wait()
-		},
-		"in Start": func(t *testing.T, s *trio, f *feed.Feed) {
-			s.w[0].slow(time.Hour)
-			s.w[1].slow(time.Hour)
-			go func() {
-				if err := f.Start(context.Background(), s.log.at(1), s.log.note(t, 1)); !errors.Is(err, feed.ErrClosed) {
-					t.Errorf("Start ends with %v", err)
-				}
-			}()
-			synctest.Wait()
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newTrio(t, 2)
-				s.conf.Timeout = time.Hour
-				f := open(t, s.conf)
-				do(t, s, f)
-				took(t, "closing", 0, f.Close)
-				if _, err := f.Cosign(context.Background(), s.log.at(9), s.log.note(t, 9)); !errors.Is(err, feed.ErrClosed) {
-					t.Errorf("after Close Cosign says %v", err)
-				}
-				if err := f.Start(context.Background(), s.log.at(9), s.log.note(t, 9)); !errors.Is(err, feed.ErrClosed) {
-					t.Errorf("after Close Start says %v", err)
-				}
-				for _, st := range f.Status() {
-					if st.Problem != "" && !st.Conflict {
-						t.Errorf("closing left %+v", st)
-					}
-				}
-			})
-		})
-	}
 }
 
 // TestMissingNames checks what a QuorumError tells people.
