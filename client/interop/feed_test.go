@@ -154,3 +154,33 @@ func TestFeedAsksForeignWitnesses(t *testing.T) {
 	}
 	wantCosignatures(t, newFeed(t, l, text), l, text, 4000)
 }
+
+// TestSunlightAndTheEmptyTree holds a defect of sunlight v0.8.1, mended since: it cosigns
+// the empty tree, which tlog-witness allows, and can then cosign no other, because it asks
+// for a consistency proof from size 0, which does not exist. A log that works with such a
+// witness must not ask about the empty tree. Ours and litewitness go on.
+func TestSunlightAndTheEmptyTree(t *testing.T) {
+	t.Parallel()
+	l := newTree(t, "interop.test/empty", "a")
+	vkey := l.keys[0].VerifierKey().String()
+	ours, lite := newWitness(t, "interop.test/ours"), newLitewitness(t, "interop.test/lite")
+	ours.enroll(t, vkey)
+	lite.enroll(t, l.keys[0].Name(), vkey)
+	sun := newSunlight(t, "interop.test/sun", vkey)
+	for _, w := range []struct {
+		name, url, vkey string
+		stuck           bool
+	}{
+		{"ours", ours.url, ours.vkey[checkpoint.TypeEd25519Cosignature], false},
+		{"litewitness", lite.url, lite.vkey, false},
+		{"sunlight", sun.url, sun.vkey, true},
+	} {
+		text := l.policyLines() + fmt.Sprintf("witness w %s %s\nquorum w\n", w.vkey, w.url)
+		wantCosignatures(t, newFeed(t, l, text), l, text, 0)
+		cp, n := l.at(t, 5)
+		_, err := newFeed(t, l, text).Cosign(t.Context(), cp, n)
+		if stuck := err != nil; stuck != w.stuck {
+			t.Errorf("%s after the empty tree: %v", w.name, err)
+		}
+	}
+}

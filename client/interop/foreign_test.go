@@ -38,10 +38,12 @@ type foreignWitness struct {
 	vkey string
 	// enroll makes it serve a log with one Ed25519 key.
 	enroll func(t testing.TB, origin, vkey string)
+	// restart serves it again, at the same address, after a stop.
+	restart func(t testing.TB)
 }
 
 // newLitewitness serves torchwood's litewitness.
-func newLitewitness(t testing.TB, name string, more ...string) *foreignWitness {
+func newLitewitness(t testing.TB, name string) *foreignWitness {
 	t.Helper()
 	dir := t.TempDir()
 	fingerprint, key := serveAgent(t, filepath.Join(dir, "s"))
@@ -50,11 +52,18 @@ func newLitewitness(t testing.TB, name string, more ...string) *foreignWitness {
 		t.Fatal(err)
 	}
 	w := &foreignWitness{vkey: signer.Verifier().String()}
+	args := func(addr string) []string {
+		return []string{"-name", name, "-ssh-agent", "s", "-key", fingerprint, "-listen", addr}
+	}
 	var addr string
-	w.process, addr = startAt(t, litewitness, dir, func(addr string) []string {
-		return append([]string{"-name", name, "-ssh-agent", "s", "-key", fingerprint, "-listen", addr}, more...)
-	})
+	w.process, addr = startAt(t, litewitness, dir, args)
 	w.url = "http://" + addr
+	w.restart = func(t testing.TB) {
+		t.Helper()
+		if w.process = start(t, litewitness, dir, args(addr)...); !w.listens(addr) {
+			t.Fatal("litewitness does not come back")
+		}
+	}
 	w.enroll = func(t testing.TB, origin, vkey string) {
 		t.Helper()
 		enrollLitewitness(t, filepath.Join(dir, "litewitness.db"), origin, vkey)

@@ -72,9 +72,10 @@ func build(t testing.TB, pkg string) string {
 // run runs a program to its end and returns what it printed.
 func run(t testing.TB, pkg string, args ...string) string {
 	t.Helper()
+	program := build(t, pkg)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, build(t, pkg), args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -144,7 +145,8 @@ func startWith(t testing.TB, env []string, pkg, dir string, args ...string) *pro
 		p.stop(t)
 		_ = out.Close()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", p.name, p.stderr)
+			said := p.stderr.String()
+			t.Logf("%s said in the end:\n%s", p.name, said[max(0, len(said)-4000):])
 		}
 	})
 	return p
