@@ -216,10 +216,20 @@ func TestProofs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken := fork.note(t, 8)
-	broken[bytes.LastIndexByte(broken[:len(broken)-3], 'A')]++
+	_, sigs, err := checkpoint.ParseNote(fork.note(t, 8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sigs {
+		s.Sig[len(s.Sig)-1] ^= 1
+	}
+	broken := checkpoint.AppendNote(nil, fork.at(8), sigs)
 	other := fork.at(8)
 	other.Origin = "log.test/other"
+	ours, err := l.keys[1].Cosign(other, 1_800_000_000) // the log's key can be a witness, too
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		note  []byte
 		proof bool
@@ -235,6 +245,8 @@ func TestProofs(t *testing.T) {
 		"our own smaller checkpoint":   {l.note(t, 5), false},
 		"the empty tree":               {l.note(t, 0), false},
 		"not signed by the log":        {sign(fork.at(8), namesake), false},
+		"with false signatures":        {broken, false},
+		"of another log, with our key": {checkpoint.AppendNote(nil, other, []checkpoint.Signature{ours}), false},
 		"of another log":               {sign(other, key(t, "log.test/other", checkpoint.TypeEd25519)), false},
 		"garbage":                      {[]byte("hello\n"), false},
 		"huge":                         {bytes.Repeat([]byte("x"), 1<<20), false},
@@ -246,8 +258,8 @@ func TestProofs(t *testing.T) {
 				f := open(t, s.conf)
 				s.w[2].monitor = c.note
 				s.w[2].script(reply{422, ""})
-				ours := l.note(t, 8)
-				_, err := f.Cosign(t.Context(), l.at(8), ours)
+				signed := l.note(t, 8)
+				_, err := f.Cosign(t.Context(), l.at(8), signed)
 				synctest.Wait()
 				closed := false
 				select {
@@ -270,7 +282,7 @@ func TestProofs(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if p.Size != theirs.Size || p.Root != theirs.Root || !bytes.Equal(p.Note, c.note) || !bytes.Equal(p.Ours, ours) || p.Witness != "w3,w3-pq" || p.URL != s.w[2].url {
+				if p.Size != theirs.Size || p.Root != theirs.Root || !bytes.Equal(p.Note, c.note) || !bytes.Equal(p.Ours, signed) || p.Witness != "w3,w3-pq" || p.URL != s.w[2].url {
 					t.Errorf("the proof is %+v", p)
 				}
 				_, err = f.Cosign(t.Context(), l.at(9), l.note(t, 9))

@@ -234,6 +234,21 @@ func TestStartWithoutURL(t *testing.T) {
 	})
 }
 
+// TestStartFailsAtOnce does not wait for a witness whose answer cannot be enough.
+func TestStartFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTrio(t, 1)
+		f := open(t, s.conf)
+		s.w[0].always(500, "", "")
+		s.w[1].slow(time.Second)
+		took(t, "starting", 0, func() {
+			if _, ok := errors.AsType[*feed.QuorumError](s.start(t, f, 9)); !ok {
+				t.Error("the start succeeds")
+			}
+		})
+	})
+}
+
 // TestStartEnds has the caller give up.
 func TestStartEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
