@@ -12,7 +12,6 @@ import (
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logtest"
-	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/memstore"
 	"github.com/keytrail/keytrail/storage/storagetest"
@@ -112,7 +111,6 @@ func TestFaults(t *testing.T) {
 		{name: "reading a tile", inject: store(storagetest.OpTile, false), cause: storagetest.ErrInjected},
 		{name: "ledger not written", inject: closeLedger, cause: fs.ErrClosed},
 		{name: "ledger written", inject: closeLedger, later: writeLedger, cause: fs.ErrClosed},
-		{name: "signing", inject: spoilSigner, later: restoreSigner},
 	} {
 		for _, restarts := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s, %d restarts", c.name, restarts), func(t *testing.T) {
@@ -163,19 +161,6 @@ func writeLedger(t *testing.T, l *faultLog) {
 	if err := led.Advance(ledger.State{Size: head.Size, Root: head.Root}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// spoilSigner takes the second key away; the first has signed when that shows. The log
-// is idle, and whatever wakes it happens after.
-func spoilSigner(_ *testing.T, l *faultLog) {
-	good := *l.dir.Signers[1]
-	l.dir.Signers = append(l.dir.Signers, &good)
-	*l.dir.Signers[1] = checkpoint.SignerKey{}
-}
-
-func restoreSigner(_ *testing.T, l *faultLog) {
-	l.dir.Signers[1] = l.dir.Signers[2]
-	l.dir.Signers = l.dir.Signers[:2]
 }
 
 // TestFaultsWhileOpening lets every step of opening fail: nothing is changed by that.

@@ -36,7 +36,7 @@ func newMetrics() *metrics {
 		conflicts:    counter("conflicts_total", "Event ids sent again with other content: an integrity alert."),
 		overloaded:   counter("overloaded_total", "Calls refused because the pool was full."),
 		publish:      histogram("publish_seconds", "Time from reading the head to the published checkpoint.", seconds),
-		waits:        counter("publication_waits_total", "Attempts to publish that found too few witnesses."),
+		waits:        counter("publication_waits_total", "Attempts to publish that found too few witnesses, or a key that did not sign."),
 	}
 }
 
@@ -68,7 +68,7 @@ func (l *Log) Metrics() []prometheus.Collector {
 		gauge("pending_events", "Events that wait for the next batch.", func() float64 { return float64(l.pool.depth()) }),
 		gauge("unpublished_entries", "Entries on stable storage that no published checkpoint covers.",
 			func() float64 { return float64(l.backlog()) }),
-		gauge("publication_blocked", "1 while publication waits for witnesses.", func() float64 {
+		gauge("publication_blocked", "1 while publication waits for witnesses or for a key.", func() float64 {
 			if l.Problem() != "" {
 				return 1
 			}

@@ -198,6 +198,9 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
 		return p.wait(ctx, few), nil
 	}
+	if unsigned, ok := errors.AsType[*signError](err); ok {
+		return p.waitFor(ctx, "signing keys", unsigned.Error(), signAgain), nil
+	}
 	if proof, ok := errors.AsType[*feed.ConflictError](err); ok {
 		return pause{}, conflictRefusal(proof)
 	}
@@ -218,7 +221,7 @@ func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin ti
 	cp := checkpoint.Checkpoint{Origin: p.log.cfg.Origin, Size: head.Size, Root: head.Root}
 	note, err := checkpoint.SignNote(cp, begin, p.log.cfg.Signers...)
 	if err != nil {
-		return fmt.Errorf("publishing: signing: %w", err)
+		return &signError{err}
 	}
 	if p.feed != nil {
 		sigs, err := p.feed.Cosign(ctx, cp, note)
@@ -243,18 +246,35 @@ func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin ti
 	return nil
 }
 
-// wait makes visible that publication waits for witnesses, and says until when.
+// signAgain is how long publication waits for a key that did not sign.
+const signAgain = 2 * time.Second
+
+// signError means that a key did not sign, as one in a token that was pulled out. Nothing is
+// unsure then: publication waits for the key as it does for witnesses.
+type signError struct{ err error }
+
+func (e *signError) Error() string { return fmt.Sprintf("signing: %v", e.err) }
+
+// wait is waitFor for witnesses.
 func (p *publisher) wait(ctx context.Context, few *feed.QuorumError) pause {
+	return p.waitFor(ctx, "witnesses", few.Error(), max(time.Until(few.RetryAt), leastWait))
+}
+
+// leastWait keeps attempts that find too few witnesses from following each other at once.
+const leastWait = 20 * time.Millisecond
+
+// waitFor makes visible that publication waits for something, and for how long.
+func (p *publisher) waitFor(ctx context.Context, what, why string, d time.Duration) pause {
 	p.mu.Lock()
-	p.problem = few.Error()
+	p.problem = why
 	p.mu.Unlock()
 	p.log.metrics.waits.Inc()
 	if !p.warned {
 		p.warned = true
-		p.log.logger.WarnContext(ctx, "publication waits for witnesses, appends go on",
-			slog.String("reason", few.Error()), slog.Uint64("published", p.latest.Size))
+		p.log.logger.WarnContext(ctx, "publication waits for "+what+", appends go on",
+			slog.String("reason", why), slog.Uint64("published", p.latest.Size))
 	}
-	return pause{d: time.Until(few.RetryAt), blocked: true}
+	return pause{d: d, blocked: true}
 }
 
 // Problem says why publication stands still; empty when it does not.

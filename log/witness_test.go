@@ -2,17 +2,22 @@ package log_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/ed25519"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/keytrail/keytrail/client/verify"
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/logtest"
+	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/memstore"
@@ -303,4 +308,58 @@ func TestSecondProcessWithTheKeys(t *testing.T) {
 		t.Errorf("the first log: %v", err)
 	}
 	a.AwaitPublished(t, 2)
+}
+
+// tokenKey is a key in a token that can be pulled out.
+type tokenKey struct {
+	ed25519.PrivateKey
+	away atomic.Bool
+}
+
+func (k *tokenKey) Sign(r io.Reader, msg []byte, o crypto.SignerOpts) ([]byte, error) {
+	if k.away.Load() {
+		return nil, errors.New("token is not present")
+	}
+	return k.PrivateKey.Sign(r, msg, o)
+}
+
+// TestKeyAway takes a signing key away for a while: appends go on, and what they appended is
+// published when it is back.
+func TestKeyAway(t *testing.T) {
+	d := logtest.NewDir(t)
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vkey, err := checkpoint.NewVerifierKey(logtest.Origin, checkpoint.TypeEd25519, public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := &tokenKey{PrivateKey: private}
+	key, err := checkpoint.NewSignerFrom(vkey, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Signers = append(d.Signers, key)
+	s := memstore.New()
+	l := logtest.Open(t, d, s)
+	l.Append1(t, logtest.Event(0, "k"))
+	l.AwaitPublished(t, 1)
+	token.away.Store(true)
+	l.Append1(t, logtest.Event(1, "k"))
+	waitFor(t, "a problem that is shown", func() bool { return strings.Contains(l.Problem(), "token is not present") })
+	l.Append1(t, logtest.Event(2, "k"))
+	if size := l.Published().Size; size != 1 {
+		t.Errorf("published %d without the key", size)
+	}
+	token.away.Store(false)
+	l.AwaitPublished(t, 3)
+	token.away.Store(true)
+	l.Append1(t, logtest.Event(3, "k"))
+	if err := l.Stop(); err != nil {
+		t.Errorf("stopping without the key: %v", err)
+	}
+	token.away.Store(false)
+	logtest.Open(t, d, s).AwaitPublished(t, 4)
+	logtest.Check(t, d, s)
 }
