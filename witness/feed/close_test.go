@@ -3,6 +3,10 @@ package feed_test
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,4 +67,34 @@ func TestClose(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCloseConnections counts the connections that witnesses have open after Close.
+func TestCloseConnections(t *testing.T) {
+	l, w := newLog(t, ""), newFake(t, "w")
+	var opened, left atomic.Int32
+	s := httptest.NewUnstartedServer(w)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			opened.Add(1)
+			left.Add(1)
+		case http.StateClosed:
+			left.Add(-1)
+		default:
+		}
+	}
+	s.Start()
+	defer s.Close()
+	w.url = s.URL
+	p := testPolicy(t, l, 1, w.party)
+	f := open(t, feed.Config{Policy: p, Tree: l})
+	for size := uint64(1); size < 5; size++ {
+		wantCosigned(t, f, l, p, size, 2)
+	}
+	if n := opened.Load(); n != 1 {
+		t.Errorf("four requests took %d connections, want 1", n)
+	}
+	f.Close()
+	eventually(t, "all connections are closed", func() bool { return left.Load() == 0 })
 }

@@ -147,9 +147,6 @@ func (e *endpoint) setSize(ctx context.Context, size uint64) {
 // caller holds the slot.
 func (e *endpoint) ask(ctx context.Context, cp checkpoint.Checkpoint, note []byte) ([]cosignature, *failure) {
 	old := e.lastSize()
-	if old > cp.Size {
-		return nil, fail(notAsked, "", "it has cosigned size %d already", old)
-	}
 	fresh := false       // old is from an answer to this call
 	doubted := uint64(0) // the old size at which an answer was 422; 0 for none
 	for range maxTries {

@@ -13,6 +13,24 @@
 // trees of one size; and to send nothing but the log's own signatures. It trusts Tree to
 // hold the tree that was signed. It does not trust witnesses: see below.
 //
+// # What an answer means
+//
+//   - 200 with good cosignatures: the witness has cosigned. Lines of keys that the policy does not
+//     have for the URL are ignored; one false line of a key that it has, or one whose time is more
+//     than 24 hours off, makes all of the answer worthless.
+//   - 409 with a size of at most ours: the witness is behind, or an earlier answer was lost. It is asked
+//     again at once from that size, three requests at most in all.
+//   - 409 with any other body, with a larger size, or with the size that was just sent, and 422:
+//     a contradiction. A 422 to a size that this process only remembered is asked about once more
+//     with old size 0, because the witness's state may have been replaced.
+//   - 403 and 404: the witness does not serve the log; asked again after 10 s, then less and less
+//     often, down to every 10 minutes.
+//   - 429, 503, all else, and no answer: asked again after 100 ms, then less and less often, down
+//     to every 30 s, or when the witness says, up to an hour. Redirects are not followed.
+//
+// A request under way is not cut short when the quorum is met without it, and not doubled. A
+// witness that was later than the grace is asked but not waited for until it was in time again.
+//
 // # What a witness can do
 //
 // A witness can be silent, slow, or answer anything. It then counts as not having

@@ -189,6 +189,21 @@ func TestAheadLate(t *testing.T) {
 	})
 }
 
+// TestStartWithoutQuorum waits for every witness when no quorum says who is enough.
+func TestStartWithoutQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTrio(t, 0)
+		f := open(t, s.conf)
+		s.w[1].size = 20
+		s.w[1].slow(time.Second)
+		took(t, "starting", time.Second, func() {
+			if e, ok := errors.AsType[*feed.AheadError](s.start(t, f, 9)); !ok || e.Size != 20 {
+				t.Errorf("the answer is %+v", e)
+			}
+		})
+	})
+}
+
 // TestStartContradiction has witnesses answer the question for their size with what it
 // cannot be.
 func TestStartContradiction(t *testing.T) {

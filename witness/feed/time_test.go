@@ -314,6 +314,13 @@ func TestMissingKey(t *testing.T) {
 		var last time.Duration
 		for size := uint64(2); size < 12; size++ {
 			last = time.Until(wantNoQuorum(t, f, s.log, size).RetryAt)
+			synctest.Wait()
+			asked := s.w[2].count()
+			wantNoQuorum(t, f, s.log, size)
+			synctest.Wait()
+			if n := s.w[2].count(); n != asked {
+				t.Fatalf("before its time it was asked again: %d requests after %d", n, asked)
+			}
 			time.Sleep(last)
 		}
 		if last < 5*time.Second || last > 30*time.Second {
