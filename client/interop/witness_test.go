@@ -145,7 +145,8 @@ func TestTesseraAsksOurWitness(t *testing.T) {
 	}
 }
 
-// wantReadable has our fsck and our mirror read the log of Tessera's, 957 entries, over HTTP.
+// wantReadable has our fsck, mirror and monitor read the log of Tessera's, 957 entries, over
+// HTTP.
 func wantReadable(t *testing.T, l *tesseraLog, policyText string) {
 	t.Helper()
 	files := httptest.NewServer(http.FileServer(http.Dir(l.dir)))
@@ -158,6 +159,7 @@ func wantReadable(t *testing.T, l *tesseraLog, policyText string) {
 	if out := run(t, "keytrail", "mirror", "--url", files.URL, "--policy", p, "--dir", filepath.Join(t.TempDir(), "mirror")); !strings.Contains(out, "957 entries") {
 		t.Errorf("mirror says:\n%s", out)
 	}
+	run(t, "keytrail", "monitor", "--once", "--url", files.URL, "--policy", p, "--dir", filepath.Join(t.TempDir(), "monitor"))
 }
 
 // wantCosigned verifies a published checkpoint with ours and formats, and that the witness
