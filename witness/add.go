@@ -58,6 +58,15 @@ type request struct {
 	sigs   []checkpoint.Signature
 }
 
+// proof returns the hashes as the Merkle library takes them.
+func (r *request) proof() [][]byte {
+	hashes := make([][]byte, len(r.hashes))
+	for i := range r.hashes {
+		hashes[i] = r.hashes[i][:]
+	}
+	return hashes
+}
+
 // parseRequest reads the body of an add-checkpoint request of at most MaxRequest bytes.
 // Lines after the root hash are refused, because an ML-DSA-44 cosignature would not cover
 // them.
@@ -113,6 +122,9 @@ func (w *Witness) AddCheckpoint(ctx context.Context, body []byte) ([]byte, error
 		return nil, refuse(http.StatusBadRequest, "old size %d is larger than the checkpoint's %d", r.old, r.Size)
 	}
 	if err := last.check(r); err != nil {
+		if detail, ok := last.forkedBelow(r); ok {
+			w.keep(ctx, last, r, verified, detail)
+		}
 		return nil, err
 	}
 	lines, err := w.cosign(ctx, t, log, r, verified)
@@ -159,9 +171,9 @@ func (l *Log) verify(r *request) ([]checkpoint.Signature, error) {
 // lookBack compares a validly signed checkpoint with the state, whatever else is wrong with
 // the request: it may prove that the log signed two trees, or that this witness lost state.
 func (w *Witness) lookBack(ctx context.Context, last *latest, r *request, verified []checkpoint.Signature) error {
-	forked := last.note != nil && r.Size == last.Size && r.Root != last.Root
+	detail, forked := last.forked(r)
 	if forked {
-		w.keep(ctx, last, r, verified)
+		w.keep(ctx, last, r, verified, detail)
 	}
 	if r.Size < last.Size || (r.Size == last.Size && !forked) {
 		return nil
@@ -202,11 +214,7 @@ func (l *latest) check(r *request) error {
 		}
 		return nil
 	}
-	hashes := make([][]byte, len(r.hashes))
-	for i := range r.hashes {
-		hashes[i] = r.hashes[i][:]
-	}
-	if proof.VerifyConsistency(rfc6962.DefaultHasher, r.old, r.Size, hashes, l.Root[:], r.Root[:]) != nil {
+	if proof.VerifyConsistency(rfc6962.DefaultHasher, r.old, r.Size, r.proof(), l.Root[:], r.Root[:]) != nil {
 		return unprocessable("consistency proof does not verify")
 	}
 	return nil

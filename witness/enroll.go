@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
 )
 
 // MaxKeys is how many keys a log can have at a time.
 const MaxKeys = 16
+
+// MaxContact is the longest contact in bytes.
+const MaxContact = 1024
 
 // Log is a log that a witness serves.
 type Log struct {
@@ -23,7 +27,7 @@ type Log struct {
 	// PerDay is how many cosignatures the log may have a day ("qpd" of the witness
 	// network), 0 for no limit.
 	PerDay uint32
-	// Contact is how to reach the log's operator.
+	// Contact is how to reach the log's operator: one line, at most MaxContact bytes.
 	Contact string
 }
 
@@ -43,8 +47,8 @@ func (l Log) Validate() error {
 			return fmt.Errorf("key of type %v: logs sign with Ed25519 or ML-DSA-44", k.Type())
 		}
 	}
-	if strings.ContainsAny(l.Contact, "\r\n") {
-		return errors.New("contact has more than one line")
+	if len(l.Contact) > MaxContact || strings.ContainsFunc(l.Contact, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("contact is not one line of at most %d bytes", MaxContact)
 	}
 	return nil
 }

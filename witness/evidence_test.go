@@ -1,6 +1,7 @@
 package witness_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,6 +76,29 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// TestEvidenceOfBackup has a log go on from a backup, with other entries and in good faith:
+// its own proof convicts it, before anyone who holds its keys.
+func TestEvidenceOfBackup(t *testing.T) {
+	for _, size := range []uint64{7, 13, 100} {
+		l := newLog(t, testOrigin, testOrigin)
+		w := inMemory(t, l)
+		w.add(t, l.request(t, 0, size))
+		w.wantRefused(t, l.forked("restored").request(t, size, size+9), http.StatusUnprocessableEntity)
+		files, err := witness.EvidenceFiles(w.evidence())
+		if err != nil || len(files) != 1 {
+			t.Fatalf("size %d: evidence is %v, %v; want one file", size, files, err)
+		}
+		data, err := os.ReadFile(filepath.Join(w.evidence(), files[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := verify.Evidence(data, logPolicy(t, l, ""))
+		if err != nil || c.Kind != verify.KindFork || !c.Log {
+			t.Errorf("size %d: the verdict is %+v, %v; want a fork of the log", size, c, err)
+		}
+	}
+}
+
 // TestNoEvidence sends what proves nothing against a log.
 func TestNoEvidence(t *testing.T) {
 	l := newLog(t, testOrigin, testOrigin)
@@ -82,8 +106,13 @@ func TestNoEvidence(t *testing.T) {
 	w.add(t, l.request(t, 0, 8))
 	fork := l.forked("fork")
 	w.wantRefused(t, fork.request(t, 3, 5), http.StatusConflict)
-	w.wantRefused(t, fork.request(t, 8, 9), http.StatusUnprocessableEntity)
-	w.wantRefused(t, l.bundle(t, 8, 9, l.sign(t, l.at(9), key(t, "stranger.test", checkpoint.TypeEd25519, 1))), http.StatusForbidden)
+	w.wantRefused(t, fork.request(t, 8, 9), http.StatusUnprocessableEntity) // 8 is a power of two
+	w.add(t, l.request(t, 8, 13))
+	bad := fork.request(t, 13, 20)
+	bad[bytes.Index(bad, []byte("\n\n"))-10] ^= 1 // the proof's last hash
+	w.wantRefused(t, bad, http.StatusUnprocessableEntity)
+	w.wantRefused(t, fork.bundle(t, 13, 20, fork.sign(t, fork.at(21))), http.StatusUnprocessableEntity)
+	w.wantRefused(t, l.bundle(t, 13, 14, l.sign(t, l.at(14), key(t, "stranger.test", checkpoint.TypeEd25519, 1))), http.StatusForbidden)
 	if files, err := witness.EvidenceFiles(w.evidence()); err != nil || len(files) != 0 {
 		t.Errorf("evidence is %v, %v; want none", files, err)
 	}
