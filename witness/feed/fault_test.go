@@ -143,7 +143,7 @@ func TestFaults(t *testing.T) {
 				return true
 			}
 			p := testPolicy(t, l, 2, w[0].party, w[1].party, w[2].party)
-			f := open(t, feed.Config{Policy: p, Tree: l, Timeout: 300 * time.Millisecond})
+			f := open(t, feed.Config{Policy: p, Tree: l, Timeout: 3 * time.Second})
 			for size := uint64(1); size <= 3; size++ {
 				wantCosigned(t, f, l, p, size, 4)
 			}
