@@ -67,3 +67,6 @@ func (c *Copy) Leaves(ctx context.Context, start, end uint64, fn func(index uint
 	}
 	return damaged(err)
 }
+
+// Dir returns the directory.
+func (c *Copy) Dir() string { return c.dir }

@@ -115,8 +115,8 @@ func (a *app) keepMirror(ctx context.Context, f *mirrorFlags, m *mirror.Mirror, 
 				return nil
 			}
 			return errors.New("interrupted")
-		case err != nil && (f.follow == 0 || lies(err)):
-			return a.explainRemote(err)
+		case err != nil && (f.follow == 0 || lies(err) || errors.Is(err, mirror.ErrDamaged)):
+			return a.explainRemote(err) // that does not pass
 		case err != nil:
 			// It may pass. Said once.
 			if text := printable(a.explainRemote(err).Error()); text != last {
@@ -229,7 +229,7 @@ func (a *app) explainRemote(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return cli.Hint(err, "what is private must be readable by its owner only")
 	case errors.Is(err, tiles.ErrMalformed), errors.Is(err, fs.ErrNotExist):
-		return cli.Hint(err, "is --url the prefix of the log's tile API?")
+		return cli.Hint(err, "either --url is not the prefix of a log's tile API, or the log does not serve all of its tree")
 	}
 	return a.explain(err)
 }
