@@ -17,6 +17,7 @@ import (
 	"github.com/keytrail/keytrail/client/tiles/tilestest"
 	"github.com/keytrail/keytrail/client/verify"
 	"github.com/keytrail/keytrail/proto/checkpoint"
+	"github.com/keytrail/keytrail/proto/policy"
 )
 
 func TestGrowthAndRestart(t *testing.T) {
@@ -214,6 +215,28 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// TestAnotherLogOfThePolicy shows the monitor a good checkpoint of another log.
+func TestAnotherLogOfThePolicy(t *testing.T) {
+	l := tilestest.New(t)
+	l.Grow(5)
+	w := watch(t, l)
+	k, err := checkpoint.NewSignerKey("other.test/log", checkpoint.TypeEd25519, bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Policy.Logs = append(w.cfg.Policy.Logs, policy.Log{Key: k.VerifierKey()})
+	note, err := checkpoint.SignNote(checkpoint.Checkpoint{Origin: "other.test/log", Size: 5, Root: [32]byte{1}}, w.now, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fine(5)
+	w.cfg.Views = []monitor.View{{Name: "theirs", Required: true, Read: func(context.Context) ([]byte, error) { return note, nil }}}
+	w.alarm(monitor.KindUnreadable, monitor.SeverityWarning, "different logs: the checkpoint is of other.test/log")
+	w.cfg.Views = nil
+	w.lieCheckpoint(l, note)
+	w.alarm(monitor.KindUnreadable, monitor.SeverityWarning, "the server shows a checkpoint of the log other.test/log")
+}
+
 func TestQuorumMissing(t *testing.T) {
 	l := tilestest.New(t)
 	x := newWitness(t, "x")
@@ -330,6 +353,8 @@ func TestToldOnce(t *testing.T) {
 	note := bytes.Clone(l.Note())
 	w.lieCheckpoint(l, []byte("rubbish\n"))
 	told("unreadable", "stale cleared")
+	w.lieCheckpoint(l, tilestest.New(t).Note())
+	told("unreadable") // for another reason: signed by nobody who is known
 	w.lieCheckpoint(l, note)
 	told("stale", "unreadable cleared")
 	w.now = w.now.Add(-3 * time.Hour)
@@ -402,7 +427,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	told := 0
 	err = m.Run(ctx, time.Millisecond, func(c monitor.Change) error {
 		if told++; c.Kind != monitor.KindSplitView || c.Cleared {
@@ -427,7 +453,9 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	if err := again.Run(t.Context(), time.Hour, func(monitor.Change) error { return broken }); !errors.Is(err, broken) {
+	ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := again.Run(ctx, time.Hour, func(monitor.Change) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
 	}
 }

@@ -40,9 +40,15 @@ func (w *watched) putGood(n int) {
 
 func TestPayloads(t *testing.T) {
 	w := watchPayloads(t, 10)
+	checked := 0
 	for _, n := range []int{10, 11, 1100, 2500} { // over several blocks
 		w.putGood(n)
+		w.starts = nil
 		r := w.fine(n)
+		if len(w.starts) == 0 || w.starts[0] != uint64(checked) {
+			t.Errorf("after %d checked payloads they were read from %v", checked, w.starts)
+		}
+		checked = n
 		if r.Payloads != uint64(n) || r.Counts.Records != uint64(n) {
 			t.Errorf("%d entries: %+v", n, r)
 		}

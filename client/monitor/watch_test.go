@@ -36,8 +36,9 @@ type watched struct {
 	log *tilestest.Log
 	cfg monitor.Config
 	now time.Time
-	// payloads of the log, as far as it has any.
+	// payloads of the log, as far as it has any, and the places from which they were read.
 	payloads [][]byte
+	starts   []uint64
 }
 
 // watch makes a monitor's configuration for a log.
@@ -185,6 +186,7 @@ func (w *watched) demand(witnesses ...*witness) {
 
 // ReadPayloads implements payloads.Service.
 func (w *watched) ReadPayloads(_ context.Context, req *rpc.ReadPayloadsRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[rpc.ReadPayloadsResponse], error) {
+	w.starts = append(w.starts, req.GetStart())
 	return &stream{payloads: w.payloads[req.GetStart():req.GetEnd()], next: req.GetStart()}, nil
 }
 
