@@ -128,7 +128,10 @@ func (w *Witness) AddCheckpoint(ctx context.Context, body []byte) ([]byte, error
 		return nil, err
 	}
 	lines, err := w.cosign(ctx, t, log, r, verified)
-	if errors.Is(err, errMoved) {
+	switch {
+	case errors.Is(err, errEnrolment):
+		return w.AddCheckpoint(ctx, body)
+	case errors.Is(err, errMoved):
 		// The state is another one than the request was compared with.
 		last = t.latest.Load()
 		if err := w.lookBack(ctx, last, r, verified); err != nil {
@@ -139,8 +142,12 @@ func (w *Witness) AddCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	return lines, err
 }
 
-// errMoved means that another request was cosigned since this one was checked.
-var errMoved = errors.New("witness: state moved")
+// What may have happened between the checks of a request and its turn to be cosigned: another
+// one was cosigned, or the log's keys are others.
+var (
+	errMoved     = errors.New("witness: state moved")
+	errEnrolment = errors.New("witness: enrolment changed")
+)
 
 // verify returns the signatures of the log's keys: "403 … if either no signature from a
 // trusted key for the origin is present, or a signature line's key name and ID match a
@@ -224,6 +231,9 @@ func (l *latest) check(r *request) error {
 func (w *Witness) cosign(ctx context.Context, t *tree, log *Log, r *request, verified []checkpoint.Signature) ([]byte, error) {
 	t.cosigning.Lock()
 	defer t.cosigning.Unlock()
+	if t.log.Load() != log {
+		return nil, errEnrolment
+	}
 	last := t.latest.Load()
 	// One size has one root here, so that the same size is the same state.
 	if last.Size != r.old {

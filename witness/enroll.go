@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
 )
@@ -27,7 +26,8 @@ type Log struct {
 	// PerDay is how many cosignatures the log may have a day ("qpd" of the witness
 	// network), 0 for no limit.
 	PerDay uint32
-	// Contact is how to reach the log's operator: one line, at most MaxContact bytes.
+	// Contact is how to reach the log's operator: one line, at most MaxContact bytes. It may
+	// hold anything else; whoever prints it must expect that.
 	Contact string
 }
 
@@ -47,7 +47,7 @@ func (l Log) Validate() error {
 			return fmt.Errorf("key of type %v: logs sign with Ed25519 or ML-DSA-44", k.Type())
 		}
 	}
-	if len(l.Contact) > MaxContact || strings.ContainsFunc(l.Contact, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if len(l.Contact) > MaxContact || strings.ContainsAny(l.Contact, "\r\n") {
 		return fmt.Errorf("contact is not one line of at most %d bytes", MaxContact)
 	}
 	return nil
@@ -80,6 +80,11 @@ func (l Log) has(k checkpoint.VerifierKey) bool {
 func (w *Witness) Enroll(ctx context.Context, logs ...Log) error {
 	w.enrolling.Lock()
 	defer w.enrolling.Unlock()
+	return w.enroll(ctx, logs)
+}
+
+// enroll is Enroll for a caller that holds w.enrolling.
+func (w *Witness) enroll(ctx context.Context, logs []Log) error {
 	next := make(map[string]Log)
 	for _, l := range logs {
 		if was, ok := next[l.Origin]; ok {
@@ -102,6 +107,8 @@ func (w *Witness) Enroll(ctx context.Context, logs ...Log) error {
 // new, and takes nothing of the list when it names another key for a log that is enrolled:
 // that must be decided by hand. Logs that were removed stay removed.
 func (w *Witness) EnrollListed(ctx context.Context, logs []Log) (added int, err error) {
+	w.enrolling.Lock()
+	defer w.enrolling.Unlock()
 	var enroll []Log
 	for _, l := range logs {
 		t := w.find(l.Origin)
@@ -121,7 +128,7 @@ func (w *Witness) EnrollListed(ctx context.Context, logs []Log) (added int, err 
 		}
 		enroll = append(enroll, l)
 	}
-	return added, w.Enroll(ctx, enroll...)
+	return added, w.enroll(ctx, enroll)
 }
 
 // Remove makes the witness refuse a log from now on. What was cosigned of it stays.
@@ -199,10 +206,17 @@ func (w *Witness) rewrite(ctx context.Context, change map[string]Log, remove []s
 		w.add(t)
 	}
 	for origin, l := range change {
-		w.find(origin).log.Store(&l)
+		w.find(origin).set(&l)
 	}
 	for _, origin := range remove {
-		w.find(origin).log.Store(nil)
+		w.find(origin).set(nil)
 	}
 	return nil
+}
+
+// set changes the enrolment. What was verified by the old one is not cosigned after that.
+func (t *tree) set(l *Log) {
+	t.cosigning.Lock()
+	defer t.cosigning.Unlock()
+	t.log.Store(l)
 }

@@ -149,3 +149,38 @@ func TestRaceOfLogs(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestRaceWithRemoval removes a log while it is cosigned: once that is done, nothing more is.
+func TestRaceWithRemoval(t *testing.T) {
+	l := newLog(t, testOrigin, testOrigin)
+	w := onDisk(t, l)
+	w.add(t, l.request(t, 0, 9))
+	again := l.request(t, 9, 9)
+	for range 10 {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					if _, err := w.AddCheckpoint(context.Background(), again); err != nil {
+						e, _ := errors.AsType[*witness.RefusalError](err)
+						if e == nil || e.Status != http.StatusNotFound {
+							t.Errorf("of a log that was removed: %v", err)
+						}
+						return
+					}
+				}
+			})
+		}
+		if err := w.Remove(t.Context(), l.origin); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := w.Checkpoint(hash(l.origin))
+		wg.Wait()
+		if after, _ := w.Checkpoint(hash(l.origin)); string(after) != string(before) {
+			t.Error("it was cosigned after its removal")
+		}
+		if err := w.Enroll(t.Context(), l.enrolment()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
