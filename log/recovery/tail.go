@@ -285,7 +285,7 @@ func (t *Tail) eraseUnfinished(ctx context.Context, head storage.Head) error {
 // checkpoint, unless the source's needs more witnesses than have cosigned it: then the log
 // publishes its own.
 func (t *Tail) finish(ctx context.Context, cp, newest, mine checkpoint.Checkpoint) error {
-	if st := t.Ledger.State(); false && newest.Size > st.Size {
+	if st := t.Ledger.State(); newest.Size > st.Size {
 		if err := t.Ledger.Advance(ledger.State{Size: newest.Size, Root: newest.Root}); err != nil {
 			return err
 		}
