@@ -149,6 +149,10 @@ func evidenceVectors(t *testing.T) map[string]evidenceVector {
 	two.Verdict, two.Because = "unverifiable", string(verify.ReasonOtherLog)
 	two.LogKeys = []logKeyVector{{other.origin, other.ed.VerifierKey().String()}}
 	cases["two-logs"] = *two
+	stranger := add("key-of-another-log", "The other tree is signed with a known key, which is of another log.",
+		verify.TamperError{Kind: forked, Old: l.sign(a7), New: fork.sign(b7, other.ed)})
+	stranger.Verdict, stranger.Because, stranger.LogKeys = "unverifiable", string(verify.ReasonNoSignature), two.LogKeys
+	cases["key-of-another-log"] = *stranger
 
 	addForeign(t, cases)
 	addRecords(t, l, proven, nothing)
