@@ -61,7 +61,7 @@ fuzz: ## run every fuzz target for T (60s) and stop at the first finding
 	while read -r dir name; do echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(T) "$$dir" </dev/null || exit 1; done
 
 interop: ## try keytrail with others' logs, witnesses and verifiers (needs a C compiler)
-	cd client/interop && go test -mod=mod -count=1 -timeout 5m ./...
+	cd client/interop && go test -mod=mod -count=1 -timeout 15m ./...
 
 netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y iproute2; }

@@ -31,7 +31,7 @@ var sizes = []uint64{1, 2, 255, 256, 257, 511, 512, 513, 1000, 65535, 65536, 655
 func TestTiles(t *testing.T) {
 	t.Parallel()
 	l := newLog(t, "interop.test/tiles")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	tf := tesseraFetcher(t, l.url)
 	mirror := filepath.Join(t.TempDir(), "mirror")
