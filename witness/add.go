@@ -270,6 +270,7 @@ func (w *Witness) cosign(ctx context.Context, t *tree, log *Log, r *request, ver
 	}
 	// What a slow key could not sign is in the store all the same.
 	next.note = checkpoint.AppendNote(nil, r.Checkpoint, append(verified, made(own)...))
+	next.unfinished = signErr != nil
 	t.latest.Store(next)
 	if signErr != nil {
 		return nil, signErr
@@ -375,6 +376,14 @@ func (w *Witness) Checkpoint(hash string) ([]byte, bool) {
 	if t == nil {
 		return nil, false
 	}
-	note := t.latest.Load().note
-	return note, note != nil
+	last := t.latest.Load()
+	if last.note != nil && last.unfinished {
+		finished, err := w.finish(t)
+		if err != nil {
+			w.log.Error("cosigning what was cosigned before the restart", slog.String("origin", t.origin), slog.Any("error", err))
+			return last.note, true
+		}
+		last = finished
+	}
+	return last.note, last.note != nil
 }

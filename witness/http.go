@@ -25,7 +25,7 @@ const textType = "text/plain; charset=utf-8"
 // monitoring alike: POST /add-checkpoint, GET /<hash of origin>/checkpoint and, when the
 // witness has an ML-DSA-44 key, POST /sign-subtree. Timeouts are for the http.Server to set.
 func (w *Witness) Handler() http.Handler {
-	h := &handler{w: w, slots: make(chan struct{}, MaxRequests)}
+	h := &handler{w}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", h.timed("add-checkpoint", w.AddCheckpoint))
 	if w.signsSubtrees() {
@@ -35,10 +35,7 @@ func (w *Witness) Handler() http.Handler {
 	return mux
 }
 
-type handler struct {
-	w     *Witness
-	slots chan struct{}
-}
+type handler struct{ w *Witness }
 
 // call is a request of tlog-witness: it takes a body and returns signature lines.
 type call func(ctx context.Context, body []byte) ([]byte, error)
@@ -55,8 +52,8 @@ func (h *handler) timed(name string, do call) http.HandlerFunc {
 // serve answers a request and returns the status.
 func (h *handler) serve(rw http.ResponseWriter, req *http.Request, do call) int {
 	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
+	case h.w.slots <- struct{}{}:
+		defer func() { <-h.w.slots }()
 	default:
 		rw.Header().Set("Retry-After", "1")
 		return answer(rw, http.StatusServiceUnavailable, "too many requests at a time")

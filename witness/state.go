@@ -111,6 +111,8 @@ type latest struct {
 	checkpoint.Checkpoint
 	// note is nil when nothing was cosigned yet.
 	note []byte
+	// unfinished says that late cosignatures may be missing in note.
+	unfinished bool
 	// time is that of the cosignatures.
 	time     uint64
 	revision uint64
@@ -142,19 +144,63 @@ func (w *Witness) loadTree(ctx context.Context, origin string) (*tree, error) {
 	return t, nil
 }
 
-// complete makes the cosignatures over a log's state that are not in the store, with the
-// state's time: late ones, and those of a key that is new. Those that belong into the store
-// are written there, so that an older key can be given up.
-func (w *Witness) complete(ctx context.Context, t *tree) error {
+// takeOver makes the early cosignatures over a log's state that are not in the store, as of a
+// key that is new, with the state's time, and writes them there, so that an older key can be
+// given up.
+func (w *Witness) takeOver(ctx context.Context, t *tree) error {
 	last := t.latest.Load()
 	if last.note == nil {
 		return nil
 	}
-	c, sigs, err := checkpoint.ParseForeignNote(last.note)
+	others, own, err := w.splitNote(last.note)
 	if err != nil {
 		return err
 	}
-	own := make([]checkpoint.Signature, len(w.signers))
+	stored := len(made(own))
+	if err := w.sign(own, early, last.Checkpoint, last.time); err != nil || len(made(own)) == stored {
+		return err
+	}
+	next := *last
+	next.note = checkpoint.AppendNote(nil, last.Checkpoint, append(others, made(own)...))
+	next.revision++
+	if err := w.write(ctx, last, &next); err != nil {
+		return err
+	}
+	t.latest.Store(&next)
+	return nil
+}
+
+// finish makes the late cosignatures over a log's state that were not made, or were made
+// before a restart, with the state's time.
+func (w *Witness) finish(t *tree) (*latest, error) {
+	t.cosigning.Lock()
+	defer t.cosigning.Unlock()
+	last := t.latest.Load()
+	if !last.unfinished {
+		return last, nil
+	}
+	others, own, err := w.splitNote(last.note)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.sign(own, late, last.Checkpoint, last.time); err != nil {
+		return nil, err
+	}
+	next := *last
+	next.note = checkpoint.AppendNote(nil, last.Checkpoint, append(others, made(own)...))
+	next.unfinished = false
+	t.latest.Store(&next)
+	return &next, nil
+}
+
+// splitNote returns the signatures of a note of the state: those of others, and those of the
+// witness with a place for each of its keys.
+func (w *Witness) splitNote(note []byte) (others, own []checkpoint.Signature, err error) {
+	_, sigs, err := checkpoint.ParseForeignNote(note)
+	if err != nil {
+		return nil, nil, err
+	}
+	own = make([]checkpoint.Signature, len(w.signers))
 	for _, s := range sigs {
 		for i, k := range w.signers {
 			if k.VerifierKey().Made(s) {
@@ -162,25 +208,7 @@ func (w *Witness) complete(ctx context.Context, t *tree) error {
 			}
 		}
 	}
-	next := *last
-	stored := len(made(own))
-	if err := w.sign(own, early, c, last.time); err != nil {
-		return err
-	}
-	others := slices.DeleteFunc(sigs, w.isOwn)
-	if len(made(own)) > stored {
-		next.note = checkpoint.AppendNote(nil, c, append(others, made(own)...))
-		next.revision++
-		if err := w.write(ctx, last, &next); err != nil {
-			return err
-		}
-	}
-	if err := w.sign(own, late, c, last.time); err != nil {
-		return err
-	}
-	next.note = checkpoint.AppendNote(nil, c, append(others, made(own)...))
-	t.latest.Store(&next)
-	return nil
+	return slices.DeleteFunc(sigs, w.isOwn), own, nil
 }
 
 // isOwn reports whether a signature line claims to be of one of the witness's keys.
@@ -211,7 +239,7 @@ func (w *Witness) parseState(origin string, cell []byte) (*latest, error) {
 	if at == 0 {
 		return nil, errors.New("no cosignature in it is of this witness's keys")
 	}
-	return &latest{Checkpoint: c, note: []byte(s.Note), time: at, revision: s.Revision, left: s.Left, cell: cell}, nil
+	return &latest{Checkpoint: c, note: []byte(s.Note), unfinished: true, time: at, revision: s.Revision, left: s.Left, cell: cell}, nil
 }
 
 // ownTime verifies the cosignatures of this witness among sigs and returns the time of

@@ -6,7 +6,7 @@
 // concurrently; proofs and signatures of logs are verified outside of any lock, requests
 // for one log take turns for signing and writing, those for different logs share syncs. The
 // slow signatures are made while the store writes. Those are not in the store: after a
-// restart they are made again, for the same checkpoint and time.
+// restart they are made again when they are asked for, for the same checkpoint and time.
 //
 // It is trusted never to cosign two trees of one log of which neither extends the other,
 // and to state no time at which it knew a larger tree. For that it trusts its store and its
@@ -75,6 +75,8 @@ type Witness struct {
 	log      *slog.Logger
 	metrics  *metrics
 	stopped  atomic.Pointer[error]
+	// slots are taken by requests that are in memory.
+	slots chan struct{}
 
 	// enrolling is held by whoever changes the register.
 	enrolling sync.Mutex
@@ -122,8 +124,8 @@ func Create(ctx context.Context, store storage.Store, counterPath string) error 
 
 // Open opens a witness: it reads the state, verifies the cosignatures of the witness's own
 // keys in it, of which each log needs one, and compares it with the counter (ErrWentBack).
-// Where one of the keys did not cosign the state it does now, so that after an Open with an
-// old and a new key the old one can be given up.
+// Where an Ed25519 key (or any, in a witness without one) did not cosign the state it does
+// now, so that after an Open with an old and a new key the old one can be given up.
 func Open(ctx context.Context, c Config) (*Witness, error) {
 	w, err := load(ctx, c)
 	if err != nil {
@@ -134,7 +136,7 @@ func Open(ctx context.Context, c Config) (*Witness, error) {
 	}
 	c.Counter.start(w.revisions(), w.stop)
 	for _, t := range w.trees() {
-		if err := w.complete(ctx, t); err != nil {
+		if err := w.takeOver(ctx, t); err != nil {
 			return nil, fmt.Errorf("opening the witness: %w", errors.Join(err, c.Counter.Close()))
 		}
 	}
@@ -149,6 +151,7 @@ func load(ctx context.Context, c Config) (*Witness, error) {
 	w := &Witness{
 		store: c.Store, counter: c.Counter, signers: c.Signers, phases: phases(c.Signers), evidence: evidenceDir{path: c.Evidence},
 		log: c.Logger, metrics: newMetrics(),
+		slots:   make(chan struct{}, MaxRequests),
 		origins: make(map[string]*tree), hashes: make(map[string]*tree),
 	}
 	if w.log == nil {
