@@ -131,27 +131,28 @@ func TestCheckOfAnotherTree(t *testing.T) {
 func TestCheckOfWhatIsMissing(t *testing.T) {
 	log := tilestest.New(t)
 	log.Grow(66000)
-	missing := ""
-	short := false
-	log.Lie(func(path string, b []byte) []byte {
-		switch {
-		case path != missing:
-			return b
-		case short:
-			return b[:len(b)-1]
+	for _, short := range []bool{false, true} {
+		// miss takes a file away, or cuts it short.
+		miss := func(missing string) {
+			log.Lie(func(path string, b []byte) []byte {
+				switch {
+				case path != missing:
+					return b
+				case short:
+					return b[:len(b)-1]
+				}
+				return nil
+			})
 		}
-		return nil
-	})
-	for _, short = range []bool{false, true} {
 		for path, where := range map[string]string{"tile/0/001": "tile 0/1", "tile/1/000": "tile 1/0"} {
-			missing = path
+			miss(path)
 			report, err := check(t, log, 66000)
 			if err != nil || len(report.Problems) != 0 || len(report.Unread) != 1 || report.Unread[0].Where != where {
 				t.Errorf("%s: %+v, %v", path, report, err)
 			}
 		}
 		for _, path := range []string{"tile/entries/001", "tile/0/257.p/208", "tile/2/000.p/1"} {
-			missing = path
+			miss(path)
 			report, err := check(t, log, 66000)
 			if err == nil || len(report.Problems) != 0 {
 				t.Errorf("%s: %+v, %v", path, report, err)
