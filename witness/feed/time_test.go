@@ -1,6 +1,7 @@
 package feed_test
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"testing"
@@ -262,6 +263,28 @@ func TestHangingFails(t *testing.T) {
 		s.cosign(t, f, 1, 4)
 		s.w[1].always(500, "", "")
 		took(t, "waiting", feed.DefaultTimeout-feed.DefaultGrace, func() { wantNoQuorum(t, f, s.log, 2) })
+		if n := s.w[2].count(); n != 1 {
+			t.Errorf("%d requests, want 1", n)
+		}
+	})
+}
+
+// TestHangingStart is the same for two calls of Start.
+func TestHangingStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTrio(t, 1)
+		f := open(t, s.conf)
+		s.w[2].slow(time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := f.Start(ctx, s.log.at(1), s.log.note(t, 1)); err == nil {
+			t.Error("the start succeeds")
+		}
+		took(t, "waiting", feed.DefaultTimeout-time.Second, func() {
+			if err := s.start(t, f, 1); err == nil {
+				t.Error("the second start succeeds")
+			}
+		})
 		if n := s.w[2].count(); n != 1 {
 			t.Errorf("%d requests, want 1", n)
 		}
