@@ -70,6 +70,9 @@ func TestCheckFindsEveryLie(t *testing.T) {
 			"tile/entries/000": "entry 0", "tile/entries/255": "entry 65280", "tile/entries/257.p/208": "entry 65792",
 		}},
 	} {
+		if c.size > 60000 && testing.Short() {
+			break
+		}
 		log.Grow(c.size)
 		for path, where := range c.lies {
 			for _, offset := range c.bytes {
@@ -129,6 +132,10 @@ func TestCheckOfAnotherTree(t *testing.T) {
 
 // TestCheckOfWhatIsMissing tells what cannot be read from what is wrong.
 func TestCheckOfWhatIsMissing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
 	log := tilestest.New(t)
 	log.Grow(66000)
 	for _, short := range []bool{false, true} {
