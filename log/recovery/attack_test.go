@@ -81,6 +81,15 @@ func TestAttackSourceOfAnotherLog(t *testing.T) {
 	if _, err := l.recoverTail(t, d, s, src, nil); !errors.Is(err, recovery.ErrOtherLog) {
 		t.Errorf("another origin: %v", err)
 	}
+	// The keys are the log's, the checkpoint is of another origin.
+	signed, err := checkpoint.SignNote(checkpoint.Checkpoint{Origin: "log.test/other", Size: 200, Root: [32]byte{1}}, time.Now(), l.dir.Signers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.Checkpoint = signed
+	if _, err := l.recoverTail(t, d, s, src, nil); !errors.Is(err, recovery.ErrOtherLog) {
+		t.Errorf("another origin, signed with this log's keys: %v", err)
+	}
 	src.Checkpoint = bytes.Replace(l.notes[200], []byte("\n200\n"), []byte("\n199\n"), 1)
 	if _, err := l.recoverTail(t, d, s, src, nil); !errors.Is(err, recovery.ErrOtherLog) {
 		t.Errorf("a forged size: %v", err)

@@ -76,11 +76,6 @@ func (s *Succession) Run(ctx context.Context) (*Ended, error) {
 			return nil, err
 		}
 	}
-	if signed.Size > s.Ledger.State().Size {
-		if err := s.Ledger.Advance(ledger.State(signed)); err != nil {
-			return nil, err
-		}
-	}
 	if err := s.Ledger.Seal(next); err != nil {
 		return nil, err
 	}

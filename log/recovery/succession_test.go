@@ -254,6 +254,30 @@ func TestSuccessionIsCutOff(t *testing.T) {
 	}
 }
 
+// TestSuccessionSaysOneThing has an attempt that was cut off when its statement was signed, and
+// then is told of a larger tree: two statements of one log must not get about.
+func TestSuccessionSaysOneThing(t *testing.T) {
+	l := lose(t)
+	before := readFile(t, l.dir.Path, l.dir.Config.Ledger)
+	if _, err := l.succeed(t, nil); err != nil {
+		t.Fatal(err)
+	}
+	err := errors.Join(os.Rename(l.next(), l.next()+".new"), os.Remove(filepath.Join(l.dir.Path, recovery.FinalStatement)),
+		os.WriteFile(l.dir.Ledger(), before, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	larger := l.sign(t, checkpoint.Checkpoint{Origin: origin, Size: 25, Root: [32]byte{25}})
+	if _, err := l.succeed(t, func(s *recovery.Succession) { s.LastCheckpoint = larger }); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second statement: %v", err)
+	}
+	with(t, l.dir, func(_ storage.Store, led *ledger.Ledger) {
+		if led.Successor() != "" {
+			t.Error("the log is sealed")
+		}
+	})
+}
+
 func TestSuccessionRefuses(t *testing.T) {
 	l := lose(t)
 	foreign := bytes.ReplaceAll(l.newest, []byte(origin), []byte("log.test/other"))

@@ -93,7 +93,7 @@ func (t *Tail) Run(ctx context.Context) (*Recovered, error) {
 		return nil, err
 	}
 	g := t.goal(newest)
-	if err := t.checkEnough(max(g.size, head.Size), mine, witnessed); err != nil {
+	if err := t.checkEnough(max(g.size, head.Size), witnessed); err != nil {
 		return nil, err
 	}
 	r.Signed, r.To = newest.Size, max(g.size, head.Size)
@@ -164,12 +164,9 @@ func (t *Tail) goal(newest checkpoint.Checkpoint) goal {
 }
 
 // checkEnough sees that nobody knows a larger tree than the log will have.
-func (t *Tail) checkEnough(have uint64, mine checkpoint.Checkpoint, w *Witnessed) error {
+func (t *Tail) checkEnough(have uint64, w *Witnessed) error {
 	if st := t.Ledger.State(); st.Size > have {
 		return &ShortError{Have: have, Need: st.Size, Who: "the signer's ledger"}
-	}
-	if mine.Size > have {
-		return &ShortError{Have: have, Need: mine.Size, Who: "the store's published checkpoint"}
 	}
 	if w != nil && w.Size > have {
 		return &ShortError{Have: have, Need: w.Size, Who: "the witness " + w.Witness}
