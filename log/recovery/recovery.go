@@ -14,6 +14,16 @@
 // both again: promises 3 and 6 would break where nobody sees it. So a mirror without
 // payloads is refused, and the successor is the way out.
 //
+// The successor is tied to its predecessor by the statement alone, which is shown under
+// /predecessor and in GetLogInfo. No entry of the successor commits to it: the old log's keys
+// sign the successor's keys, which is the direction that a reader needs, and a record that is
+// no key event would have to be understood by every reader of records. A log that has two
+// final statements has convicted itself.
+//
+// A payload that was erased after the backup was made is there again in the part that
+// comes from the backup; whoever has erased it must erase it anew. In the part that comes
+// from the source, what is erased there stays erased.
+//
 // Both are for one goroutine, on a stopped log whose store and ledger the caller has
 // opened. What they report as done is durable; after a crash, or an error, running them
 // again goes on where it ended. Sources are not trusted: nothing is written before all of it

@@ -201,7 +201,13 @@ func TestAttackForgedLine(t *testing.T) {
 
 // FuzzParse holds that what is read is written again byte for byte.
 func FuzzParse(f *testing.F) {
-	f.Add(sign(f, example(f)))
+	small := example(f) // without ML-DSA-44, whose keys take long to read
+	small.Keys = small.Keys[:1]
+	note, err := small.Sign(signers(f, origin, 1)[0])
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(note)
 	f.Add([]byte(statement.Format + "\norigin a\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := statement.Parse(b)
