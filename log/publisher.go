@@ -192,6 +192,11 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 		}
 	}
 	err = p.checkWitnesses(ctx)
+	if err == nil && p.feed != nil && head.Size == 0 {
+		// Nobody needs witnesses for a tree without entries, and some (sunlight v0.8.1) can
+		// cosign no larger one after it.
+		return pause{d: p.log.cfg.Refresh}, nil
+	}
 	if err == nil {
 		err = p.publishHead(ctx, head, begin)
 	}

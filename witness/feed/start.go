@@ -36,7 +36,8 @@ func (e *AheadError) Error() string {
 // Start asks all witnesses which size they cosigned last, as a log must before it signs
 // anything after a start. cp must be the newest state that the log knows to have signed,
 // published or not, and note its signed note, as for Cosign. A witness that never cosigned
-// anything may cosign it; that is no harm, and the cosignature is dropped.
+// anything may cosign it; that is no harm, and the cosignature is dropped. Of a log that has
+// signed nothing but, perhaps, the empty tree the monitoring endpoints are read instead.
 //
 // It returns nil once those that have answered include a member of every set of witnesses
 // that satisfies the quorum, and the others have had the grace to answer, too: whatever was
@@ -169,6 +170,9 @@ func (e *endpoint) serveStart(over <-chan struct{}, cp checkpoint.Checkpoint, no
 		return result{e: e, problem: e.status().Problem}
 	}
 	ctx := e.f.ctx
+	if cp.Size == 0 {
+		return e.serveEmpty(ctx)
+	}
 	a, bad := e.try(ctx, 0, cp, note)
 	var ahead *AheadError
 	switch {
@@ -197,5 +201,38 @@ func (e *endpoint) serveStart(over <-chan struct{}, cp checkpoint.Checkpoint, no
 	e.mu.Lock()
 	e.ahead = ahead
 	e.mu.Unlock()
+	return result{e: e, problem: bad.why}
+}
+
+// serveEmpty asks one URL whether the witness has cosigned anything of a log that has signed
+// nothing but, perhaps, the empty tree. It reads the monitoring endpoint: a witness that
+// cosigned the empty tree may refuse every larger one afterwards (sunlight v0.8.1), and no
+// checkpoint of a log without entries is of use to anyone. A witness that does not serve
+// checkpoints here is believed to have none; the first real checkpoint then finds out.
+func (e *endpoint) serveEmpty(ctx context.Context) result {
+	r, err := e.f.send(ctx, http.MethodGet, e.url+e.f.path, nil)
+	var bad *failure
+	switch {
+	case err != nil:
+		bad = fail(outage, "no_answer", "%v", err)
+	case r.status >= http.StatusInternalServerError || r.status == http.StatusTooManyRequests:
+		bad = fail(outage, "server_error", "its monitoring endpoint answered %d", r.status)
+	case r.status != http.StatusOK:
+		// It has nothing (404), or serves nothing here.
+	default:
+		theirs, err := e.f.signed(r.body)
+		if err != nil || theirs.Size == 0 {
+			break // not of this log: it says nothing about it
+		}
+		bad = fail(contradiction, "", "has cosigned size %d; this log has signed nothing", theirs.Size)
+		e.mu.Lock()
+		e.ahead = &AheadError{Witness: e.label, URL: e.url, Size: theirs.Size, Note: r.body}
+		e.mu.Unlock()
+	}
+	if bad == nil {
+		e.stated(ctx)
+		return result{e: e}
+	}
+	e.failed(ctx, bad)
 	return result{e: e, problem: bad.why}
 }

@@ -170,6 +170,59 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+// TestStartEmpty has a log that has signed nothing: no witness is asked to cosign the empty
+// tree, and one that shows a checkpoint of the log is ahead.
+func TestStartEmpty(t *testing.T) {
+	for name, c := range map[string]struct {
+		monitor func(*testLog) []byte
+		refused bool
+	}{
+		"never cosigned":   {func(*testLog) []byte { return nil }, false},
+		"cosigned entries": {func(l *testLog) []byte { return l.note(t, 20) }, true},
+		"the empty tree":   {func(l *testLog) []byte { return l.note(t, 0) }, false},
+		"another log's": {func(l *testLog) []byte {
+			return bytes.Replace(l.note(t, 20), []byte(testOrigin), []byte("other.example/log"), 1)
+		}, false},
+		"rubbish": {func(*testLog) []byte { return []byte("hello\n") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTrio(t, 2)
+				f := open(t, s.conf)
+				s.w[0].monitor = c.monitor(s.log)
+				err := s.start(t, f, 0)
+				synctest.Wait()
+				e, ahead := errors.AsType[*feed.AheadError](err)
+				if ahead != c.refused || (err == nil) == c.refused {
+					t.Fatalf("the answer is %v", err)
+				}
+				if ahead && (e.Size != 20 || e.Ours != 0 || !bytes.Equal(e.Note, s.w[0].monitor)) {
+					t.Errorf("the answer is %+v", e)
+				}
+				for _, w := range s.w {
+					if w.count() > 0 || (!ahead && w.looked != 1) {
+						t.Errorf("%s was asked %d times and looked at %d times", w.name, w.count(), w.looked)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestStartEmptyUnreachable has two of three witnesses that do not say what they have.
+func TestStartEmptyUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTrio(t, 2)
+		s.conf.Transport = network{s.w[0].name + ".test": s.w[0], s.w[1].name + ".test": http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			http.Error(rw, "broken", http.StatusBadGateway)
+		})}
+		f := open(t, s.conf)
+		if e, ok := errors.AsType[*feed.QuorumError](s.start(t, f, 0)); !ok || len(e.Missing) != 4 {
+			t.Errorf("the answer is %v", e)
+		}
+	})
+}
+
 // TestAheadLate has it answer when the others have answered, so that the log goes on.
 func TestAheadLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
