@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"filippo.io/mldsa"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa44"
 
 	"github.com/keytrail/keytrail/proto/internal/line"
 )
@@ -54,7 +54,7 @@ func (t KeyType) publicKeySize() int {
 	case TypeEd25519, TypeEd25519Cosignature:
 		return ed25519.PublicKeySize
 	case TypeMLDSA44:
-		return mldsa.MLDSA44PublicKeySize
+		return mldsa44.PublicKeySize
 	}
 	return 0
 }
@@ -75,7 +75,7 @@ type VerifierKey struct {
 	typ    KeyType
 	public []byte
 	// mldsa is the decoded key of TypeMLDSA44.
-	mldsa *mldsa.PublicKey
+	mldsa *mldsa44.PublicKey
 }
 
 // NewVerifierKey returns the key of a name, a kind and the encoded public key.
@@ -92,8 +92,8 @@ func NewVerifierKey(name string, typ KeyType, public []byte) (VerifierKey, error
 	}
 	k := VerifierKey{name: name, typ: typ, public: bytes.Clone(public), id: keyID(name, typ, public)}
 	if typ == TypeMLDSA44 {
-		var err error
-		if k.mldsa, err = mldsa.NewPublicKey(mldsa.MLDSA44(), public); err != nil {
+		k.mldsa = new(mldsa44.PublicKey)
+		if err := k.mldsa.UnmarshalBinary(public); err != nil {
 			return VerifierKey{}, fmt.Errorf("checkpoint: verifier key: reading ML-DSA-44 public key: %w", err)
 		}
 	}
@@ -211,7 +211,7 @@ func (k VerifierKey) Verify(c Checkpoint, s Signature) (timestamp uint64, err er
 			return 0, ErrSignature
 		}
 	case TypeMLDSA44:
-		if mldsa.Verify(k.mldsa, msg, sig, nil) != nil {
+		if !verifyMLDSA(k.mldsa, msg, nil, sig) {
 			return 0, ErrSignature
 		}
 	}

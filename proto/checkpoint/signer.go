@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"filippo.io/mldsa"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa44"
 
 	"github.com/keytrail/keytrail/proto/internal/line"
 )
@@ -35,7 +35,7 @@ type secret struct {
 	// external signer.
 	seed []byte
 	// One of the two is set.
-	mldsa *mldsa.PrivateKey
+	mldsa *mldsa44.PrivateKey
 	// ed25519 is an ed25519.PrivateKey or an external signer.
 	ed25519 crypto.Signer
 }
@@ -81,11 +81,7 @@ func NewSignerKey(name string, typ KeyType, seed []byte) (*SignerKey, error) {
 		private := ed25519.NewKeyFromSeed(seed)
 		k.ed25519, public = private, private.Public().(ed25519.PublicKey)
 	case TypeMLDSA44:
-		var err error
-		if k.mldsa, err = mldsa.NewPrivateKey(mldsa.MLDSA44(), seed); err != nil {
-			return nil, errors.New("checkpoint: signer key: ML-DSA-44 key is malformed")
-		}
-		public = k.mldsa.PublicKey().Bytes()
+		k.mldsa, public = newMLDSA(k.seed)
 	default:
 		return nil, fmt.Errorf("checkpoint: signer key: %v is not supported", typ)
 	}
@@ -181,7 +177,7 @@ func (k SignerKey) sign(c Checkpoint, timestamp uint64) (Signature, error) {
 // sign signs a message. Signatures of an external signer are verified with the public key.
 func (s *secret) sign(msg []byte, public ed25519.PublicKey) ([]byte, error) {
 	if s.mldsa != nil {
-		return s.mldsa.Sign(nil, msg, nil)
+		return signMLDSA(s.mldsa, msg, nil)
 	}
 	sig, err := s.ed25519.Sign(nil, msg, crypto.Hash(0))
 	if err != nil {

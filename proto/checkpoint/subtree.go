@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"filippo.io/mldsa"
 )
 
 // Subtree is a part of a log's tree that a cosigner can vouch for by itself: the entries
@@ -80,7 +78,7 @@ func (k VerifierKey) VerifySubtree(s Subtree, sig Signature) error {
 	if err != nil {
 		return err
 	}
-	if mldsa.Verify(k.mldsa, msg, sig.Sig[timestampSize:], nil) != nil {
+	if !verifyMLDSA(k.mldsa, msg, nil, sig.Sig[timestampSize:]) {
 		return ErrSignature
 	}
 	return nil

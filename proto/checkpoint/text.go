@@ -7,8 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"filippo.io/mldsa"
 )
 
 // A log's keys sign one thing besides checkpoints: the text of a statement about the log
@@ -79,7 +77,7 @@ func (k VerifierKey) VerifyText(text []byte, s Signature) error {
 	}
 	good := false
 	if k.typ == TypeMLDSA44 {
-		good = mldsa.Verify(k.mldsa, text, s.Sig, &mldsa.Options{Context: textContext}) == nil
+		good = verifyMLDSA(k.mldsa, text, []byte(textContext), s.Sig)
 	} else {
 		good = len(s.Sig) == ed25519.SignatureSize && ed25519.Verify(k.public, text, s.Sig)
 	}
@@ -102,7 +100,7 @@ func (k SignerKey) SignText(text []byte) (Signature, error) {
 	var sig []byte
 	var err error
 	if secret := k.secret(); k.verifier.typ == TypeMLDSA44 {
-		sig, err = secret.mldsa.Sign(nil, text, &mldsa.Options{Context: textContext})
+		sig, err = signMLDSA(secret.mldsa, text, []byte(textContext))
 	} else {
 		sig, err = secret.sign(text, k.verifier.public)
 	}
