@@ -20,8 +20,8 @@ func signMLDSA(key *mldsa44.PrivateKey, msg, context []byte) ([]byte, error) {
 	return sig, mldsa44.SignTo(key, msg, context, true, sig)
 }
 
-// verifyMLDSA checks a signature of exactly the one size that FIPS 204 knows; circl would
-// look at no more than the beginning of a longer one.
+// verifyMLDSA checks a signature. That it has exactly the one size of FIPS 204 is held here,
+// whatever the library makes of others: a note must not be malleable.
 func verifyMLDSA(key *mldsa44.PublicKey, msg, context, sig []byte) bool {
 	return len(sig) == mldsa44.SignatureSize && mldsa44.Verify(key, msg, context, sig)
 }
