@@ -180,19 +180,7 @@ func (p *publisher) signedByAll(note []byte) bool {
 // A note that was published under an earlier policy may not.
 func (p *publisher) covered(cp checkpoint.Checkpoint, note []byte) bool {
 	_, sigs, err := checkpoint.ParseNote(note)
-	if err != nil {
-		return false
-	}
-	cosigned := make(map[string]bool)
-	for _, w := range p.log.cfg.Policy.Witnesses {
-		for _, s := range sigs {
-			if w.Key.Made(s) {
-				_, err := w.Key.Verify(cp, s)
-				cosigned[w.Name] = cosigned[w.Name] || err == nil
-			}
-		}
-	}
-	return p.log.cfg.Policy.Satisfied(cosigned)
+	return err == nil && p.log.cfg.Policy.Cosigned(cp, sigs)
 }
 
 // checkWitnesses asks the witnesses which size they cosigned last. What it shows them is

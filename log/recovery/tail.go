@@ -303,17 +303,5 @@ func (t *Tail) finish(ctx context.Context, cp, newest, mine checkpoint.Checkpoin
 // cosigned says whether the witnesses that the policy demands have cosigned a checkpoint.
 func cosigned(note []byte, cp checkpoint.Checkpoint, p *policy.Policy) bool {
 	_, sigs, err := checkpoint.ParseNote(note)
-	if err != nil {
-		return false
-	}
-	by := make(map[string]bool)
-	for _, w := range p.Witnesses {
-		for _, s := range sigs {
-			if w.Key.Made(s) {
-				_, err := w.Key.Verify(cp, s)
-				by[w.Name] = by[w.Name] || err == nil
-			}
-		}
-	}
-	return p.Satisfied(by)
+	return err == nil && p.Cosigned(cp, sigs)
 }

@@ -101,6 +101,22 @@ func (p *Policy) Satisfied(cosigned map[string]bool) bool {
 	return met[p.Quorum]
 }
 
+// Cosigned reports whether good signatures of the policy's witnesses over a checkpoint are
+// enough. Lines of other keys, and lines that do not verify, count for nothing; the log's own
+// are not looked at.
+func (p *Policy) Cosigned(c checkpoint.Checkpoint, sigs []checkpoint.Signature) bool {
+	cosigned := make(map[string]bool)
+	for _, w := range p.Witnesses {
+		for _, s := range sigs {
+			if !cosigned[w.Name] && w.Key.Made(s) {
+				_, err := w.Key.Verify(c, s)
+				cosigned[w.Name] = err == nil
+			}
+		}
+	}
+	return p.Satisfied(cosigned)
+}
+
 // String returns the policy as a file.
 func (p *Policy) String() string {
 	return string(p.Append(nil))

@@ -319,3 +319,45 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestCosigned counts only lines that verify, of the policy's witnesses, over the checkpoint.
+func TestCosigned(t *testing.T) {
+	w1, err := checkpoint.NewSignerKey("w1.example", checkpoint.TypeEd25519Cosignature, bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w2, err := checkpoint.NewSignerKey("w2.example", checkpoint.TypeMLDSA44, bytes.Repeat([]byte{2}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Parse(fmt.Appendf(nil, "witness a %s\nwitness b %s\ngroup g 2 a b\nquorum g\n", w1.VerifierKey(), w2.VerifierKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := checkpoint.Checkpoint{Origin: "log.example", Size: 5, Root: [32]byte{1}}
+	other := checkpoint.Checkpoint{Origin: "log.example", Size: 6, Root: [32]byte{1}}
+	line := func(k *checkpoint.SignerKey, c checkpoint.Checkpoint) checkpoint.Signature {
+		s, err := k.Cosign(c, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	good1, good2 := line(w1, c), line(w2, c)
+	for name, test := range map[string]struct {
+		sigs []checkpoint.Signature
+		want bool
+	}{
+		"both":                 {[]checkpoint.Signature{good1, good2}, true},
+		"both, a bad one too":  {[]checkpoint.Signature{line(w1, other), good1, good2}, true},
+		"none":                 {nil, false},
+		"one":                  {[]checkpoint.Signature{good1}, false},
+		"one twice":            {[]checkpoint.Signature{good1, good1}, false},
+		"one of another tree":  {[]checkpoint.Signature{good1, line(w2, other)}, false},
+		"good, then bad, once": {[]checkpoint.Signature{good1, line(w1, other)}, false},
+	} {
+		if got := p.Cosigned(c, test.sigs); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}
