@@ -137,7 +137,7 @@ func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
 		// No proof exists for these: compare the root that the nodes give.
 		root, err := p.prover.Root(ctx, head.Size)
 		if err != nil {
-			return fmt.Errorf("publishing: reading the tree: %w", err)
+			return fmt.Errorf("reading the tree: %w", err)
 		}
 		if root != head.Root || (signed.Size == head.Size && root != signed.Root) {
 			return refuse("stored nodes give root %x for size %d, head has %x, signed was size %d root %x",
@@ -147,7 +147,7 @@ func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
 	}
 	hashes, err := p.prover.Consistency(ctx, signed.Size, head.Size)
 	if err != nil {
-		return fmt.Errorf("publishing: reading the tree: %w", err)
+		return fmt.Errorf("reading the tree: %w", err)
 	}
 	path := make([][]byte, len(hashes))
 	for i := range hashes {
@@ -158,6 +158,7 @@ func (p *publisher) checkExtends(ctx context.Context, head storage.Head) error {
 		return refuse("stored nodes do not prove that the tree of %d entries with root %x extends the signed one of %d entries with root %x",
 			head.Size, head.Root, signed.Size, signed.Root)
 	}
+	p.proof.keep(signed.Size, head.Size, hashes)
 	return nil
 }
 

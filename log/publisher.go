@@ -35,18 +35,19 @@ type Published struct {
 
 // publisher signs what the sequencer has committed, has it cosigned, and publishes it. Its
 // order is: read the head from the store; prove from stored nodes that it extends what was
-// signed last; advance the signer's ledger; sign; collect the quorum of cosignatures;
-// store the checkpoint; publish. A crash after any step leaves a state that newPublisher
-// accepts or refuses, never one that forks.
+// signed last; advance the signer's ledger; collect the quorum of cosignatures; store the
+// checkpoint; publish. A crash after any step leaves a state that newPublisher accepts or
+// refuses, never one that forks.
 type publisher struct {
 	log    *Log
 	prover *prove.Prover // caches nothing: what is signed has been read
-	feed   *feed.Feed    // nil when the policy names no witness
-	cell   []byte        // content of the checkpoint cell, owned by run
-	past   uint64        // size of the checkpoint that was published before the start
-	resign bool          // the checkpoint that was published before the start lacks a key's signature
-	asked  bool          // enough witnesses have said which size they cosigned last
-	warned bool          // that publication waits was logged
+	proof  recentProof
+	feed   *feed.Feed // nil when the policy names no witness
+	cell   []byte     // content of the checkpoint cell, owned by run
+	past   uint64     // size of the checkpoint that was published before the start
+	resign bool       // the checkpoint that was published before the start lacks a key's signature
+	asked  bool       // enough witnesses have said which size they cosigned last
+	warned bool       // that publication waits was logged
 
 	work     chan struct{} // holds one token when there may be something to publish
 	draining chan struct{} // closed when the sequencer has ended
@@ -63,6 +64,7 @@ func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, e
 	p := &publisher{
 		log:      l,
 		prover:   prove.New(l.store, 0),
+		proof:    recentProof{prover: l.prover},
 		work:     make(chan struct{}, 1),
 		draining: make(chan struct{}),
 		changed:  make(chan struct{}),
@@ -74,7 +76,7 @@ func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, e
 		return p, nil
 	}
 	c := l.cfg.Witness
-	c.Origin, c.Policy, c.Tree, c.Logger = l.cfg.Origin, l.cfg.Policy, l.prover, l.logger
+	c.Origin, c.Policy, c.Tree, c.Logger = l.cfg.Origin, l.cfg.Policy, &p.proof, l.logger
 	var err error
 	if p.feed, err = feed.New(c); err != nil {
 		return nil, fmt.Errorf("reading the policy's witnesses: %w", err)
@@ -140,6 +142,37 @@ func (p *publisher) run(ctx context.Context) error {
 			return p.last(ctx)
 		}
 	}
+}
+
+// recentProof gives consistency proofs to the witnesses, who mostly ask for the same one: that
+// between the last two checkpoints.
+type recentProof struct {
+	prover *prove.Prover
+
+	mu       sync.Mutex
+	from, to uint64
+	hashes   []prove.Hash
+}
+
+// Consistency is that of prove.Prover.
+func (r *recentProof) Consistency(ctx context.Context, from, to uint64) ([]prove.Hash, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.to != to || r.from != from {
+		hashes, err := r.prover.Consistency(ctx, from, to)
+		if err != nil {
+			return nil, err
+		}
+		r.from, r.to, r.hashes = from, to, hashes
+	}
+	return r.hashes, nil
+}
+
+// keep remembers a proof.
+func (r *recentProof) keep(from, to uint64, hashes []prove.Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.from, r.to, r.hashes = from, to, hashes
 }
 
 // endFeed stops asking witnesses when run has ended, or some time after the sequencer has.
@@ -217,16 +250,25 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 
 // publishHead is publish for a tree that is news.
 func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin time.Time) error {
-	if err := p.checkExtends(ctx, head); err != nil {
-		return err
-	}
-	if err := p.log.cfg.Ledger.Advance(ledger.State{Size: head.Size, Root: head.Root}); err != nil {
-		return fmt.Errorf("publishing: %w", err)
-	}
 	cp := checkpoint.Checkpoint{Origin: p.log.cfg.Origin, Size: head.Size, Root: head.Root}
-	note, err := checkpoint.SignNote(cp, begin, p.log.cfg.Signers...)
-	if err != nil {
-		return &signError{err}
+	// The keys sign meanwhile: what they made is given to nobody before the ledger holds it.
+	var note []byte
+	signed := make(chan error, 1)
+	go func() {
+		var err error
+		note, err = checkpoint.SignNote(cp, begin, p.log.cfg.Signers...)
+		signed <- err
+	}()
+	err := p.checkExtends(ctx, head)
+	if err == nil {
+		err = p.log.cfg.Ledger.Advance(ledger.State{Size: head.Size, Root: head.Root})
+	}
+	signErr := <-signed
+	switch {
+	case err != nil:
+		return fmt.Errorf("publishing: %w", err)
+	case signErr != nil:
+		return &signError{signErr}
 	}
 	if p.feed != nil {
 		sigs, err := p.feed.Cosign(ctx, cp, note)

@@ -3,13 +3,13 @@
 //
 // It is what keeps the log at one tree (promise 2) when the data under it is replaced: by
 // a restored backup, a copied directory, a second process, a flipped bit. The rule is that
-// Advance has returned before a signature is made, and that nothing smaller, and nothing
-// else of the same size, is ever signed after. It is trusted for exactly that: whoever can
+// Advance has returned before a signature is given to anyone, and that nothing smaller, and
+// nothing else of the same size, is ever signed after. It is trusted for exactly that: whoever can
 // set the ledger back together with the store can make the log sign a second history,
 // which then only witnesses notice.
 //
 // The file holds two slots that are written in turn and synced, so that a torn write
-// costs the newer state, for which no signature exists yet, and never the older one. A
+// costs the newer state, of which nobody has a signature yet, and never the older one. A
 // ledger can be sealed when its log ends: nothing is signed over it ever again.
 // A Ledger is for one goroutine at a time and is locked against other processes.
 package ledger

@@ -1,8 +1,8 @@
 // Package prove computes inclusion proofs, consistency proofs and roots from the tiles
 // that a store holds.
 //
-// It reads at most one tile a level and keeps the inner nodes of full tiles, which never
-// change, in a bounded cache. A Prover may be used concurrently and makes nothing durable.
+// It reads at most one tile a level and keeps tiles with their inner nodes, which never
+// change, in a bounded cache; of a tile that grows, the widest that was needed. A Prover may be used concurrently and makes nothing durable.
 // It is trusted for nothing: every proof can be checked against a signed checkpoint, and
 // the signer checks what it signs with a Prover that caches nothing.
 package prove
@@ -38,7 +38,7 @@ type Tiles interface {
 // Prover computes proofs.
 type Prover struct {
 	tiles Tiles
-	cache *lru.Cache[tileID, *fullTile]
+	cache *lru.Cache[tileID, *nodes]
 }
 
 type tileID struct {
@@ -46,16 +46,16 @@ type tileID struct {
 	index uint64
 }
 
-// fullTile is a full tile with its inner nodes: nodes[h] holds the 2^(8-h) nodes of
-// height h, 16 KiB in all.
-type fullTile [tileHeight + 1][]Hash
+// nodes are those of a tile: nodes[h] holds the complete ones of height h, up to 2^(8-h),
+// 16 KiB in all.
+type nodes [tileHeight + 1][]Hash
 
-// New returns a Prover that keeps up to cacheTiles full tiles of 16 KiB each; 0 keeps none.
+// New returns a Prover that keeps up to cacheTiles tiles of 16 KiB each; 0 keeps none.
 func New(tiles Tiles, cacheTiles int) *Prover {
 	p := &Prover{tiles: tiles}
 	if cacheTiles > 0 {
 		// The only error is a size that is not positive.
-		p.cache, _ = lru.New[tileID, *fullTile](cacheTiles)
+		p.cache, _ = lru.New[tileID, *nodes](cacheTiles)
 	}
 	return p
 }
@@ -66,11 +66,11 @@ func (p *Prover) Inclusion(ctx context.Context, index, size uint64) ([]Hash, err
 	if index >= size {
 		return nil, fmt.Errorf("%w: index %d in a tree of %d", ErrRange, index, size)
 	}
-	nodes, err := proof.Inclusion(index, size)
+	plan, err := proof.Inclusion(index, size)
 	if err != nil {
 		return nil, fmt.Errorf("planning an inclusion proof: %w", err)
 	}
-	return p.proof(ctx, nodes, size)
+	return p.proof(ctx, plan, size)
 }
 
 // Consistency returns the proof that the tree of size to extends that of size from (RFC
@@ -82,11 +82,11 @@ func (p *Prover) Consistency(ctx context.Context, from, to uint64) ([]Hash, erro
 	if from == 0 || from == to {
 		return nil, nil
 	}
-	nodes, err := proof.Consistency(from, to)
+	plan, err := proof.Consistency(from, to)
 	if err != nil {
 		return nil, fmt.Errorf("planning a consistency proof: %w", err)
 	}
-	return p.proof(ctx, nodes, to)
+	return p.proof(ctx, plan, to)
 }
 
 // Root returns the root of the tree of size.
@@ -118,17 +118,17 @@ func (p *Prover) LeafHash(ctx context.Context, index, size uint64) (Hash, error)
 	return p.walk(size).node(ctx, compact.NodeID{Index: index})
 }
 
-func (p *Prover) proof(ctx context.Context, nodes proof.Nodes, size uint64) ([]Hash, error) {
-	raw := make([][]byte, len(nodes.IDs))
+func (p *Prover) proof(ctx context.Context, plan proof.Nodes, size uint64) ([]Hash, error) {
+	raw := make([][]byte, len(plan.IDs))
 	w := p.walk(size)
-	for i, id := range nodes.IDs {
+	for i, id := range plan.IDs {
 		h, err := w.node(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		raw[i] = h[:]
 	}
-	raw, err := nodes.Rehash(raw, rfc6962.DefaultHasher.HashChildren)
+	raw, err := plan.Rehash(raw, rfc6962.DefaultHasher.HashChildren)
 	if err != nil {
 		return nil, fmt.Errorf("folding a proof: %w", err)
 	}
@@ -141,13 +141,14 @@ func (p *Prover) proof(ctx context.Context, nodes proof.Nodes, size uint64) ([]H
 
 // walk answers the questions of one proof and reads each tile once.
 type walk struct {
-	p       *Prover
-	size    uint64
-	full    map[tileID]*fullTile
-	growing map[tileID][]Hash
+	p     *Prover
+	size  uint64
+	tiles map[tileID]*nodes
 }
 
-func (p *Prover) walk(size uint64) *walk { return &walk{p: p, size: size} }
+func (p *Prover) walk(size uint64) *walk {
+	return &walk{p: p, size: size, tiles: make(map[tileID]*nodes)}
+}
 
 // node returns the hash of a complete subtree of the tree.
 func (w *walk) node(ctx context.Context, id compact.NodeID) (Hash, error) {
@@ -155,42 +156,25 @@ func (w *walk) node(ctx context.Context, id compact.NodeID) (Hash, error) {
 	height := id.Level % tileHeight
 	first := id.Index << height // first entry of the tile's level under the node
 	tile.index = first / 256
-	at := first % 256
-	width := w.size>>(uint(tile.level)*tileHeight) - tile.index*256
-	if width >= 256 {
-		full := w.full[tile]
-		if full == nil {
-			var err error
-			if full, err = w.p.full(ctx, tile.level, tile.index); err != nil {
-				return Hash{}, err
-			}
-			if w.full == nil {
-				w.full = make(map[tileID]*fullTile)
-			}
-			w.full[tile] = full
-		}
-		return full[height][at>>height], nil
-	}
-	row, ok := w.growing[tile]
-	if !ok {
+	t := w.tiles[tile]
+	if t == nil {
+		width := min(w.size>>(uint(tile.level)*tileHeight)-tile.index*256, 256)
 		var err error
-		if row, err = w.p.row(ctx, tile, int(width)); err != nil {
+		if t, err = w.p.tile(ctx, tile, int(width)); err != nil {
 			return Hash{}, err
 		}
-		if w.growing == nil {
-			w.growing = make(map[tileID][]Hash)
-		}
-		w.growing[tile] = row
+		w.tiles[tile] = t
 	}
-	row = row[at : at+1<<height]
-	for len(row) > 1 {
-		row = parents(row)
-	}
-	return row[0], nil
+	return t[height][first%256>>height], nil
 }
 
-// row reads a tile that still grows.
-func (p *Prover) row(ctx context.Context, id tileID, width int) ([]Hash, error) {
+// tile returns the nodes of a tile that is at least as wide as asked for.
+func (p *Prover) tile(ctx context.Context, id tileID, width int) (*nodes, error) {
+	if p.cache != nil {
+		if t, ok := p.cache.Get(id); ok && len(t[0]) >= width {
+			return t, nil
+		}
+	}
 	b, err := p.tiles.Tile(ctx, id.level, id.index, width)
 	if err != nil {
 		return nil, fmt.Errorf("reading tile %d/%d: %w", id.level, id.index, err)
@@ -198,29 +182,8 @@ func (p *Prover) row(ctx context.Context, id tileID, width int) ([]Hash, error) 
 	if len(b) != width*storage.HashSize {
 		return nil, fmt.Errorf("reading tile %d/%d: %w: %d bytes", id.level, id.index, storage.ErrCorrupt, len(b))
 	}
-	row := make([]Hash, width)
-	for i := range row {
-		copy(row[i][:], b[i*storage.HashSize:])
-	}
-	return row, nil
-}
-
-func (p *Prover) full(ctx context.Context, level uint8, index uint64) (*fullTile, error) {
-	id := tileID{level, index}
-	if p.cache != nil {
-		if t, ok := p.cache.Get(id); ok {
-			return t, nil
-		}
-	}
-	b, err := p.tiles.Tile(ctx, level, index, 256)
-	if err != nil {
-		return nil, fmt.Errorf("reading tile %d/%d: %w", level, index, err)
-	}
-	if len(b) != 256*storage.HashSize {
-		return nil, fmt.Errorf("reading tile %d/%d: %w: %d bytes", level, index, storage.ErrCorrupt, len(b))
-	}
-	var t fullTile
-	t[0] = make([]Hash, 256)
+	var t nodes
+	t[0] = make([]Hash, width)
 	for i := range t[0] {
 		copy(t[0][i][:], b[i*storage.HashSize:])
 	}
@@ -233,6 +196,7 @@ func (p *Prover) full(ctx context.Context, level uint8, index uint64) (*fullTile
 	return &t, nil
 }
 
+// parents returns the complete nodes above a row.
 func parents(row []Hash) []Hash {
 	up := make([]Hash, len(row)/2)
 	for i := range up {
