@@ -13,7 +13,8 @@ import (
 
 // QuorumError means that too few witnesses answered.
 type QuorumError struct {
-	// Missing says of each witness of the policy that has not answered why, for people.
+	// Missing says of each witness of the policy that could not be asked, or did not answer,
+	// why, for people.
 	Missing []string
 	// RetryAt is when asking again can succeed, at the earliest. When waiting alone cannot
 	// help, because witnesses that are needed contradicted the log, it is ten minutes on.
@@ -251,12 +252,15 @@ func (f *Feed) missing(problems map[*endpoint]string, cosigned []string) []strin
 		if slices.Contains(cosigned, w.Name) {
 			continue
 		}
-		missing = append(missing, w.Name+": "+f.reason(w.Name, problems))
+		if why := f.reason(w.Name, problems); why != "" {
+			missing = append(missing, w.Name+": "+why)
+		}
 	}
 	return missing
 }
 
-// reason says why a witness has not cosigned.
+// reason says why a witness has not cosigned; empty when it only was not asked, because the
+// others could not meet the quorum with it.
 func (f *Feed) reason(name string, problems map[*endpoint]string) string {
 	for _, e := range f.endpoints {
 		if !slices.Contains(e.names(), name) {
@@ -267,7 +271,10 @@ func (f *Feed) reason(name string, problems map[*endpoint]string) string {
 			why = e.status().Problem
 		}
 		if why == "" {
-			why = "not asked"
+			if e.askable(time.Now()) {
+				return ""
+			}
+			why = "its requests a day are used up for now"
 		}
 		return why + " (" + e.url + ")"
 	}

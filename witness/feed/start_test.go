@@ -437,6 +437,8 @@ func TestMetrics(t *testing.T) {
 			{"keytrail_log_witness_request_seconds", "w3,w3-pq", 3},
 			{"keytrail_log_witness_size", "w2,w2-pq", 5},
 			{"keytrail_log_witness_size", "w3,w3-pq", 6},
+			{"keytrail_log_witness_lag", "w2,w2-pq", 1},
+			{"keytrail_log_witness_lag", "w3,w3-pq", 0},
 			{"keytrail_log_witness_last_success_timestamp_seconds", "w1,w1-pq", float64(time.Now().Unix())},
 			{"keytrail_log_witness_conflict", "w1,w1-pq", 0},
 		} {

@@ -76,8 +76,8 @@ func (f *Feed) Metrics() []prometheus.Collector {
 
 // states reports the state of each URL when it is asked.
 type states struct {
-	f                       *Feed
-	size, success, conflict *prometheus.Desc
+	f                            *Feed
+	size, lag, success, conflict *prometheus.Desc
 }
 
 func newStates(f *Feed) *states {
@@ -87,6 +87,7 @@ func newStates(f *Feed) *states {
 	return &states{
 		f:        f,
 		size:     desc("size", "Size of the tree that the witness cosigned last, as far as this process knows."),
+		lag:      desc("lag", "Entries of the largest tree that witnesses were asked about which this one has not cosigned."),
 		success:  desc("last_success_timestamp_seconds", "When the witness last cosigned, since 1970; 0 when it never did."),
 		conflict: desc("conflict", "1 when the witness contradicted the log and is not asked again."),
 	}
@@ -95,18 +96,23 @@ func newStates(f *Feed) *states {
 // Describe sends the descriptions of what Collect reports.
 func (s *states) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.size
+	ch <- s.lag
 	ch <- s.success
 	ch <- s.conflict
 }
 
 // Collect reports the states.
 func (s *states) Collect(ch chan<- prometheus.Metric) {
+	s.f.mu.Lock()
+	newest := s.f.newest.Size
+	s.f.mu.Unlock()
 	for _, e := range s.f.endpoints {
 		st := e.status()
 		gauge := func(d *prometheus.Desc, v float64) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, e.label)
 		}
 		gauge(s.size, float64(st.Size))
+		gauge(s.lag, float64(newest-min(st.Size, newest)))
 		success := 0.0
 		if !st.LastSuccess.IsZero() {
 			success = float64(st.LastSuccess.UnixMilli()) / 1e3

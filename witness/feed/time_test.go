@@ -112,7 +112,7 @@ func TestRetryAt(t *testing.T) {
 		if s.w[0].count() != 1 || s.w[1].count() != 1 || s.w[2].count() != 1 {
 			t.Errorf("there were %d, %d, %d requests, want one each", s.w[0].count(), s.w[1].count(), s.w[2].count())
 		}
-		if !again.RetryAt.Equal(e.RetryAt) || len(again.Missing) != 6 {
+		if !again.RetryAt.Equal(e.RetryAt) || len(again.Missing) != 4 {
 			t.Errorf("meanwhile the answer is %+v", again)
 		}
 		time.Sleep(time.Until(e.RetryAt))
@@ -373,6 +373,12 @@ func TestMissingNames(t *testing.T) {
 		// Whether the third has answered already does not matter to the quorum.
 		if len(e.Missing) < 4 || !slices.Equal(e.Missing[:4], want) {
 			t.Errorf("it says %q, want %q", e.Missing, want)
+		}
+		// At once: the quorum cannot be met, and nothing is wrong with the third.
+		time.Sleep(time.Millisecond)
+		e = wantNoQuorum(t, f, s.log, 6)
+		if !slices.Equal(e.Missing, want) {
+			t.Errorf("the second time it says %q, want %q", e.Missing, want)
 		}
 	})
 }
