@@ -44,7 +44,8 @@ func TestKill(t *testing.T) {
 		}
 		time.AfterFunc(time.Duration(1+chance.IntN(100))*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
 		var forger sync.WaitGroup
-		forger.Go(func() { p.forge(t, l.key, known) })
+		begin := known
+		forger.Go(func() { p.forge(t, l.key, begin) })
 		for {
 			status, body, err := p.add(l.request(t, known, known+1))
 			if err != nil {
