@@ -92,8 +92,8 @@ func NewVerifierKey(name string, typ KeyType, public []byte) (VerifierKey, error
 	}
 	k := VerifierKey{name: name, typ: typ, public: bytes.Clone(public), id: keyID(name, typ, public)}
 	if typ == TypeMLDSA44 {
-		k.mldsa = new(mldsa44.PublicKey)
-		if err := k.mldsa.UnmarshalBinary(public); err != nil {
+		var err error
+		if k.mldsa, err = parseMLDSA(public); err != nil {
 			return VerifierKey{}, fmt.Errorf("checkpoint: verifier key: reading ML-DSA-44 public key: %w", err)
 		}
 	}
