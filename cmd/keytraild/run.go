@@ -244,7 +244,13 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	group, failed := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.Run(logCtx) })
 	group.Go(func() error { return followed(v.Run(viewCtx)) })
-	group.Go(func() error { return g.Serve(grpcLis) })
+	group.Go(func() error {
+		// A stop may come before this begins.
+		if err := g.Serve(grpcLis); !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
 	group.Go(func() error {
 		if err := h.Serve(httpLis); !errors.Is(err, http.ErrServerClosed) {
 			return err
