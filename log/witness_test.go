@@ -363,3 +363,30 @@ func TestKeyAway(t *testing.T) {
 	logtest.Open(t, d, s).AwaitPublished(t, 4)
 	logtest.Check(t, d, s)
 }
+
+// TestNothingIsSignedWhileWaiting uses a witness's day up: until it can be asked again, in
+// an hour, appends go on and the ledger stays where it is.
+func TestNothingIsSignedWhileWaiting(t *testing.T) {
+	d := logtest.NewDir(t)
+	witnesses(t, d, 1, 1)
+	p := policyOf(d)
+	d.Change = func(c *log.Config) {
+		c.Policy, c.Witness = p, feed.Config{PerDay: map[string]uint32{"w1.1": 24}}
+	}
+	l := logtest.Open(t, d, memstore.New())
+	l.Append1(t, logtest.Event(0, "k"))
+	l.AwaitPublished(t, 1)
+	l.Append1(t, logtest.Event(1, "k"))
+	waitFor(t, "a problem that is shown", func() bool { return l.Problem() != "" })
+	before := d.ReadLedger(t)
+	for i := 2; i < 12; i++ {
+		l.Append1(t, logtest.Event(i, "k"))
+		time.Sleep(10 * time.Millisecond) // a log that waits for nothing signs in this time
+	}
+	if string(d.ReadLedger(t)) != string(before) {
+		t.Error("trees were signed that no witness could be asked about")
+	}
+	if l.Published().Size != 1 || l.DurableSize() != 12 {
+		t.Errorf("published %d, durable %d", l.Published().Size, l.DurableSize())
+	}
+}
