@@ -22,14 +22,7 @@ const (
 // for valid events only.
 func ID(ev *keytrailv1.KeyEvent) [sha256.Size]byte {
 	src := ev.GetSource()
-	// Room for the longest valid event id keeps the buffer on the stack.
-	b := append(make([]byte, 0, 1024), idDomain...)
-	b = appendString(b, ev.GetTenant())
-	b = appendString(b, src.GetSystem())
-	b = appendString(b, src.GetAccount())
-	b = appendString(b, src.GetRegion())
-	b = appendString(b, ev.GetEventId())
-	return sha256.Sum256(b)
+	return hashStrings(idDomain, ev.GetTenant(), src.GetSystem(), src.GetAccount(), src.GetRegion(), ev.GetEventId())
 }
 
 // KeyID is the identity of a key: the events with the same one form one history.
@@ -37,14 +30,14 @@ func ID(ev *keytrailv1.KeyEvent) [sha256.Size]byte {
 //	SHA-256("keytrail.dev/key-id/v1\n" || tenant || key.ref)
 //
 // each string preceded by its length in bytes as a big-endian uint32.
-func KeyID(tenant, ref string) [sha256.Size]byte {
-	b := append(make([]byte, 0, 1024), keyIDDomain...)
-	b = appendString(b, tenant)
-	b = appendString(b, ref)
-	return sha256.Sum256(b)
-}
+func KeyID(tenant, ref string) [sha256.Size]byte { return hashStrings(keyIDDomain, tenant, ref) }
 
-func appendString(b []byte, s string) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-	return append(b, s...)
+func hashStrings[S string | []byte](domain string, list ...S) [sha256.Size]byte {
+	// Room for the longest valid event id keeps the buffer on the stack.
+	b := append(make([]byte, 0, 1024), domain...)
+	for _, s := range list {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
+		b = append(b, s...)
+	}
+	return sha256.Sum256(b)
 }
