@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/record"
 )
@@ -63,20 +64,42 @@ func (r *row) set(payload []byte) error {
 		r.state = rowErased
 		return nil
 	}
-	e, err := decode(payload)
-	if err != nil {
+	var f event.Fields
+	if err := readFields(payload, &f); err != nil {
 		r.state = rowUnreadable
 		return err
 	}
 	r.state = rowIndexed
-	r.time = eventTime(e.Event)
-	r.terms = appendTerms(r.terms, e.Event)
+	r.time = nanoseconds(time.Unix(f.Seconds, int64(f.Nanos)))
+	r.terms = appendTerms(r.terms, &f)
 	return nil
 }
 
-// eventTime is when the event happened, in nanoseconds since 1970, as near as they go.
-func eventTime(ev *keytrailv1.KeyEvent) int64 {
-	return nanoseconds(ev.GetTime().AsTime())
+// readFields reads what the index takes of a payload; f keeps parts of it.
+func readFields(payload []byte, f *event.Fields) error {
+	_, b, err := record.Open(payload)
+	if err != nil {
+		return err
+	}
+	r, err := record.Parse(b)
+	if err != nil {
+		return err
+	}
+	if event.Scan(r.KeyEvent, f) {
+		return nil
+	}
+	// An event that this program would not record is found by what it can read of it.
+	ev := new(keytrailv1.KeyEvent)
+	if err := proto.Unmarshal(r.KeyEvent, ev); err != nil {
+		return fmt.Errorf("reading key event: %w", err)
+	}
+	*f = event.Fields{
+		Tenant: []byte(ev.GetTenant()), KeyRef: []byte(ev.GetKey().GetRef()),
+		ActorID: []byte(ev.GetActor().GetId()), ActorDisplay: []byte(ev.GetActor().GetDisplay()),
+		Seconds: ev.GetTime().GetSeconds(), Nanos: ev.GetTime().GetNanos(),
+		Operation: ev.GetOperation(), Also: ev.GetAlso(), Outcome: ev.GetOutcome(),
+	}
+	return nil
 }
 
 // nanoseconds since 1970; a time outside what 64 bits hold is the nearest that they do.

@@ -144,7 +144,7 @@ func (r *reader) at(t term) (segment uint32, ok bool) {
 func (r *reader) inLive(t term) bool {
 	r.v.mu.RLock()
 	defer r.v.mu.RUnlock()
-	return len(r.live.postings[t]) > 0
+	return r.live.has(t)
 }
 
 // entries makes s the entries of a segment that meet every condition.
@@ -167,7 +167,7 @@ func (r *reader) addEntries(s *set, t term, segment uint32) error {
 	if segment == r.live.number {
 		r.v.mu.RLock()
 		defer r.v.mu.RUnlock()
-		for _, o := range r.live.postings[t] {
+		for o := range r.live.posting(t) {
 			s.add(o)
 		}
 		return nil
@@ -192,8 +192,13 @@ func (r *reader) addEntries(s *set, t term, segment uint32) error {
 // keysOf returns the terms of the keys that have a reference, whatever their tenant.
 func (r *reader) keysOf(ref string) (anyOf, error) {
 	prefix := refPrefix(ref)
+	var terms anyOf
 	r.v.mu.RLock()
-	terms := slices.Clone(anyOf(r.live.refs[prefix]))
+	for _, t := range r.live.keys {
+		if [refSize]byte(t[:]) == prefix {
+			terms = append(terms, t)
+		}
+	}
 	r.v.mu.RUnlock()
 	next := append([]byte{rowPosting}, prefix[:]...)
 	for r.it.SeekGE(next); r.it.Valid(); r.it.SeekGE(next) {

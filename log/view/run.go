@@ -123,7 +123,7 @@ func (v *View) file(ctx context.Context) error {
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	next := newSegment(v.live.number + 1)
+	next := newSegment(v.live.number+1, v.live)
 	v.mu.Lock()
 	v.live = next
 	v.mu.Unlock()
@@ -146,7 +146,7 @@ func (v *View) rebuild(ctx context.Context) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.live = newSegment(0)
+	v.live = newSegment(0, nil)
 	v.counts = counts{rebuilds: v.counts.rebuilds + 1}
 	return nil
 }

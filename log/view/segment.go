@@ -3,6 +3,8 @@ package view
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
+	"maps"
 	"math"
 	"slices"
 
@@ -26,22 +28,35 @@ func (s *span) add(t int64) { s.min, s.max = min(s.min, t), max(s.max, t) }
 // segment is the postings of the newest entries, in memory until there are segmentSize of
 // them. Not safe for concurrent use.
 type segment struct {
-	number   uint32
-	entries  int
-	postings map[term][]uint16
-	// refs are the key terms that begin with a reference's prefix.
-	refs map[[refSize]byte][]term
+	number  uint32
+	entries int
+	// lists has, for each term, the number of its last node; a posting is read backwards
+	// from there. No term has a slice of its own: most keys have few entries in a segment.
+	lists map[term]uint32
+	nodes []node
+	// keys are the key terms, in the order in which they came.
+	keys []term
 	// whole is the time of all entries, part of each 256.
 	whole span
 	part  [parts]span
 }
 
-func newSegment(number uint32) *segment {
-	s := &segment{
-		number:   number,
-		postings: make(map[term][]uint16),
-		refs:     make(map[[refSize]byte][]term),
-		whole:    emptySpan,
+// node is one entry of a posting. before is the number of the node before it; a node that
+// names itself is the first.
+type node struct {
+	before uint32
+	offset uint16
+}
+
+// newSegment makes an empty segment with room for as much as the one before it held.
+func newSegment(number uint32, before *segment) *segment {
+	s := &segment{number: number, whole: emptySpan}
+	if before != nil {
+		s.lists = make(map[term]uint32, len(before.lists))
+		s.nodes = make([]node, 0, len(before.nodes))
+		s.keys = make([]term, 0, len(before.keys))
+	} else {
+		s.lists = make(map[term]uint32)
 	}
 	for i := range s.part {
 		s.part[i] = emptySpan
@@ -61,26 +76,48 @@ func (s *segment) add(r *row) {
 	}
 	s.whole.add(r.time)
 	s.part[offset>>partBits].add(r.time)
-	for _, t := range r.terms {
-		p, ok := s.postings[t]
-		if !ok && t[0] == kindKey {
-			prefix := [refSize]byte(t[:])
-			s.refs[prefix] = append(s.refs[prefix], t)
+	for i := range r.terms {
+		t := &r.terms[i]
+		at := uint32(len(s.nodes))
+		before, ok := s.lists[*t]
+		if !ok {
+			before = at
+			if t[0] == kindKey {
+				s.keys = append(s.keys, *t)
+			}
 		}
-		s.postings[t] = append(p, offset)
+		s.lists[*t] = at
+		s.nodes = append(s.nodes, node{before, offset})
+	}
+}
+
+// has says whether an entry has a term.
+func (s *segment) has(t term) bool {
+	_, ok := s.lists[t]
+	return ok
+}
+
+// posting yields the offsets of the entries that have a term, from the last to the first.
+func (s *segment) posting(t term) iter.Seq[uint16] {
+	return func(yield func(uint16) bool) {
+		at, ok := s.lists[t]
+		for ok && yield(s.nodes[at].offset) {
+			before := s.nodes[at].before
+			at, ok = before, before != at
+		}
 	}
 }
 
 // write puts the rows of a full segment into a batch, in the order of their keys.
 func (s *segment) write(b *pebble.Batch) error {
-	terms := make([]term, 0, len(s.postings))
-	for t := range s.postings {
-		terms = append(terms, t)
-	}
+	terms := slices.AppendSeq(make([]term, 0, len(s.lists)), maps.Keys(s.lists))
 	slices.SortFunc(terms, func(a, b term) int { return bytes.Compare(a[:], b[:]) })
 	var value []byte
+	var offsets []uint16
 	for _, t := range terms {
-		value = appendPosting(value[:0], s.postings[t])
+		offsets = slices.AppendSeq(offsets[:0], s.posting(t))
+		slices.Reverse(offsets)
+		value = appendPosting(value[:0], offsets)
 		if err := b.Set(postingKey(t, s.number), value, nil); err != nil {
 			return err
 		}

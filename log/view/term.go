@@ -1,10 +1,12 @@
 package view
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 
+	"github.com/keytrail/keytrail/proto/event"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 )
 
@@ -24,7 +26,7 @@ const (
 	kindOutcome   = 'r'
 )
 
-func hashedTerm(kind byte, s string) term {
+func hashedTerm[S string | []byte](kind byte, s S) term {
 	h := sha256.Sum256([]byte(s))
 	t := term{kind}
 	copy(t[1:], h[:])
@@ -58,22 +60,24 @@ func numberTerm(kind byte, n int32) term {
 }
 
 // appendTerms appends the terms of an event, each once.
-func appendTerms(ts []term, ev *keytrailv1.KeyEvent) []term {
-	ts = append(ts, tenantTerm(ev.GetTenant()), operationTerm(ev.GetOperation()), outcomeTerm(ev.GetOutcome()))
-	for i, op := range ev.GetAlso() {
-		if !slices.Contains(ev.GetAlso()[:i], op) && op != ev.GetOperation() {
+func appendTerms(ts []term, f *event.Fields) []term {
+	tenant := hashedTerm(kindTenant, f.Tenant)
+	ts = append(ts, tenant, operationTerm(f.Operation), outcomeTerm(f.Outcome))
+	for i, op := range f.Also {
+		if !slices.Contains(f.Also[:i], op) && op != f.Operation {
 			ts = append(ts, operationTerm(op))
 		}
 	}
-	if ref := ev.GetKey().GetRef(); ref != "" {
-		ts = append(ts, keyTerm(ev.GetTenant(), ref))
+	if len(f.KeyRef) > 0 {
+		key := hashedTerm(kindKey, f.KeyRef)
+		copy(key[refSize:], tenant[1:])
+		ts = append(ts, key)
 	}
-	a := ev.GetActor()
-	if a.GetId() != "" {
-		ts = append(ts, actorTerm(a.GetId()))
+	if len(f.ActorID) > 0 {
+		ts = append(ts, hashedTerm(kindActor, f.ActorID))
 	}
-	if a.GetDisplay() != "" && a.GetDisplay() != a.GetId() {
-		ts = append(ts, actorTerm(a.GetDisplay()))
+	if len(f.ActorDisplay) > 0 && !bytes.Equal(f.ActorDisplay, f.ActorID) {
+		ts = append(ts, hashedTerm(kindActor, f.ActorDisplay))
 	}
 	return ts
 }
