@@ -223,6 +223,12 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 		return cli.Hint(err, "choose another address with --http")
 	}
 	defer httpLis.Close()
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keytrail_connections_refused_total",
+		Help: "Connections that were closed at once because max_connections was reached, by listener.",
+	}, []string{"listener"})
+	calls := limitTo(grpcLis, connectionLimit(d.Config.MaxConnections, logger), refused.WithLabelValues("grpc"))
+	web := limitTo(httpLis, httpConnections, refused.WithLabelValues("http"))
 	predecessor, err := recovery.Predecessor(d.Path)
 	if err != nil {
 		return err
@@ -231,10 +237,15 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	var grpcCreds credentials.TransportCredentials
 	if creds != nil {
 		grpcCreds = credentials.NewTLS(creds)
-		httpLis = tls.NewListener(httpLis, creds)
+		web = tls.NewListener(web, creds)
 	}
 	g := srv.GRPC(grpcCreds)
-	h := &http.Server{Handler: srv.HTTP(registry(l, v)), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	metrics := registry(l, v)
+	metrics.MustRegister(refused)
+	h := &http.Server{
+		Handler: srv.HTTP(metrics), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: time.Minute,
+	}
 
 	// The log outlives the services, the views outlive the log.
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
@@ -246,13 +257,13 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	group.Go(func() error { return followed(v.Run(viewCtx)) })
 	group.Go(func() error {
 		// A stop may come before this begins.
-		if err := g.Serve(grpcLis); !errors.Is(err, grpc.ErrServerStopped) {
+		if err := g.Serve(calls); !errors.Is(err, grpc.ErrServerStopped) {
 			return err
 		}
 		return nil
 	})
 	group.Go(func() error {
-		if err := h.Serve(httpLis); !errors.Is(err, http.ErrServerClosed) {
+		if err := h.Serve(web); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

@@ -39,6 +39,9 @@ type Config struct {
 	Witness Witness `yaml:"witness"`
 	// MaxPending is how many events may wait for the next batch before callers are refused.
 	MaxPending int `yaml:"max_pending"`
+	// MaxConnections is how many gRPC connections are open at a time; what comes beyond is
+	// closed at once. The limit of open files can make it less.
+	MaxConnections int `yaml:"max_connections"`
 }
 
 // TLS names files in PEM, absolute or from the log's directory.
@@ -61,12 +64,15 @@ type Witness struct {
 	PerDay map[string]uint32 `yaml:"per_day,omitempty"`
 }
 
+// defaultMaxConnections costs about 300 MB of memory when all of them are idle.
+const defaultMaxConnections = 16_384
+
 // DefaultConfig is what Init writes.
 func DefaultConfig(origin string) Config {
 	return Config{
 		Origin: origin, Ledger: "signer/ledger",
 		GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
-		MinInterval: log.DefaultMinInterval, MaxPending: log.DefaultMaxPending,
+		MinInterval: log.DefaultMinInterval, MaxPending: log.DefaultMaxPending, MaxConnections: defaultMaxConnections,
 		Refresh: log.DefaultRefresh, Witness: Witness{Timeout: feed.DefaultTimeout, Grace: feed.DefaultGrace},
 	}
 }
@@ -135,6 +141,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxPending < log.MaxEvents || c.MaxPending > 1<<24 {
 		add("max_pending", fmt.Errorf("%d is not between %d and %d", c.MaxPending, log.MaxEvents, 1<<24))
+	}
+	if c.MaxConnections < 1 || c.MaxConnections > 1<<20 {
+		add("max_connections", fmt.Errorf("%d is not between 1 and %d", c.MaxConnections, 1<<20))
 	}
 	return errors.Join(errs...)
 }

@@ -11,11 +11,13 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 
@@ -30,6 +32,16 @@ const MaxMessageSize = 4 << 20
 
 // maxStreams bounds the calls under way on one connection.
 const maxStreams = 1024
+
+// Limits on connections that do nothing. A client whose connection is closed for idleness is
+// told so beforehand (GOAWAY), and opens another with its next call.
+const (
+	handshakeTimeout  = 10 * time.Second
+	idleTimeout       = 15 * time.Minute
+	pingAfter         = time.Minute      // without a sign of life from the other end
+	pingTimeout       = 20 * time.Second // for its answer
+	leastPingInterval = 10 * time.Second // of clients; more often is answered by closing
+)
 
 // Config is what a Server is made of.
 type Config struct {
@@ -81,6 +93,13 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: idleTimeout, Time: pingAfter, Timeout: pingTimeout,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: leastPingInterval, PermitWithoutStream: true,
+		}),
 	}
 	if creds != nil {
 		opts = append(opts, grpc.Creds(creds))
