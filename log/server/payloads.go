@@ -20,16 +20,9 @@ const (
 // ReadPayloads implements rpc.LogServiceServer.
 func (s *Server) ReadPayloads(req *rpc.ReadPayloadsRequest, stream grpc.ServerStreamingServer[rpc.ReadPayloadsResponse]) error {
 	ctx := stream.Context()
-	size := s.log.Published().Size
-	start, end := req.GetStart(), req.GetEnd()
-	switch {
-	case end == 0:
-		end = size
-	case end > size:
-		return s.toStatus(ctx, fmt.Errorf("%w: end %d, published are %d", log.ErrUnpublished, end, size))
-	}
-	if start > end {
-		return s.toStatus(ctx, &fieldError{"start", fmt.Sprintf("is %d, beyond the end, %d", start, end)})
+	start, end, err := s.payloadRange(req.GetStart(), req.GetEnd())
+	if err != nil {
+		return s.toStatus(ctx, err)
 	}
 	out := &rpc.ReadPayloadsResponse{Start: start}
 	bytes := 0
@@ -38,7 +31,7 @@ func (s *Server) ReadPayloads(req *rpc.ReadPayloadsRequest, stream grpc.ServerSt
 		out, bytes = &rpc.ReadPayloadsResponse{Start: next}, 0
 		return err
 	}
-	err := s.log.Payloads(ctx, start, end, func(i uint64, payload []byte) error {
+	err = s.log.Payloads(ctx, start, end, func(i uint64, payload []byte) error {
 		out.Payloads = append(out.Payloads, append([]byte(nil), payload...))
 		bytes += len(payload)
 		if len(out.Payloads) < payloadsPerResponse && bytes < bytesPerResponse {
@@ -50,4 +43,20 @@ func (s *Server) ReadPayloads(req *rpc.ReadPayloadsRequest, stream grpc.ServerSt
 		err = send(end)
 	}
 	return s.toStatus(ctx, err)
+}
+
+// payloadRange returns the published entries that a request asks for; an end of 0 stands for
+// all from start on.
+func (s *Server) payloadRange(start, end uint64) (uint64, uint64, error) {
+	size := s.log.Published().Size
+	switch {
+	case end == 0:
+		end = size
+	case end > size:
+		return 0, 0, fmt.Errorf("%w: end %d, published are %d", log.ErrUnpublished, end, size)
+	}
+	if start > end {
+		return 0, 0, &fieldError{"start", fmt.Sprintf("is %d, beyond the end, %d", start, end)}
+	}
+	return start, end, nil
 }

@@ -1777,6 +1777,114 @@ func (x *ReadPayloadsResponse) GetPayloads() [][]byte {
 	return nil
 }
 
+type ListErasedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First index.
+	Start uint64 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// One after the last, at most the published size; 0 means the published size.
+	End           uint64 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasedRequest) Reset() {
+	*x = ListErasedRequest{}
+	mi := &file_keytrail_v1_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasedRequest) ProtoMessage() {}
+
+func (x *ListErasedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keytrail_v1_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasedRequest.ProtoReflect.Descriptor instead.
+func (*ListErasedRequest) Descriptor() ([]byte, []int) {
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListErasedRequest) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ListErasedRequest) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+type ListErasedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Erased entries, ascending, from the last response's next on; at most 4,096.
+	Indexes []uint64 `protobuf:"varint,1,rep,packed,name=indexes,proto3" json:"indexes,omitempty"`
+	// One after the last entry that was looked at. The last response's is the end.
+	Next          uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasedResponse) Reset() {
+	*x = ListErasedResponse{}
+	mi := &file_keytrail_v1_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasedResponse) ProtoMessage() {}
+
+func (x *ListErasedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keytrail_v1_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasedResponse.ProtoReflect.Descriptor instead.
+func (*ListErasedResponse) Descriptor() ([]byte, []int) {
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListErasedResponse) GetIndexes() []uint64 {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
+}
+
+func (x *ListErasedResponse) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
 type GetLogInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1785,7 +1893,7 @@ type GetLogInfoRequest struct {
 
 func (x *GetLogInfoRequest) Reset() {
 	*x = GetLogInfoRequest{}
-	mi := &file_keytrail_v1_service_proto_msgTypes[28]
+	mi := &file_keytrail_v1_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1905,7 @@ func (x *GetLogInfoRequest) String() string {
 func (*GetLogInfoRequest) ProtoMessage() {}
 
 func (x *GetLogInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keytrail_v1_service_proto_msgTypes[28]
+	mi := &file_keytrail_v1_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1918,7 @@ func (x *GetLogInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetLogInfoRequest) Descriptor() ([]byte, []int) {
-	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{28}
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{30}
 }
 
 type GetLogInfoResponse struct {
@@ -1841,7 +1949,7 @@ type GetLogInfoResponse struct {
 
 func (x *GetLogInfoResponse) Reset() {
 	*x = GetLogInfoResponse{}
-	mi := &file_keytrail_v1_service_proto_msgTypes[29]
+	mi := &file_keytrail_v1_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1961,7 @@ func (x *GetLogInfoResponse) String() string {
 func (*GetLogInfoResponse) ProtoMessage() {}
 
 func (x *GetLogInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keytrail_v1_service_proto_msgTypes[29]
+	mi := &file_keytrail_v1_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1974,7 @@ func (x *GetLogInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetLogInfoResponse) Descriptor() ([]byte, []int) {
-	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{29}
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetLogInfoResponse) GetOrigin() string {
@@ -1972,7 +2080,7 @@ type WitnessStatus struct {
 
 func (x *WitnessStatus) Reset() {
 	*x = WitnessStatus{}
-	mi := &file_keytrail_v1_service_proto_msgTypes[30]
+	mi := &file_keytrail_v1_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2092,7 @@ func (x *WitnessStatus) String() string {
 func (*WitnessStatus) ProtoMessage() {}
 
 func (x *WitnessStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_keytrail_v1_service_proto_msgTypes[30]
+	mi := &file_keytrail_v1_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2105,7 @@ func (x *WitnessStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessStatus.ProtoReflect.Descriptor instead.
 func (*WitnessStatus) Descriptor() ([]byte, []int) {
-	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{30}
+	return file_keytrail_v1_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WitnessStatus) GetNames() []string {
@@ -2180,7 +2288,13 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x03end\x18\x02 \x01(\x04R\x03end\"H\n" +
 	"\x14ReadPayloadsResponse\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x1a\n" +
-	"\bpayloads\x18\x02 \x03(\fR\bpayloads\"\x13\n" +
+	"\bpayloads\x18\x02 \x03(\fR\bpayloads\";\n" +
+	"\x11ListErasedRequest\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\x04R\x03end\"B\n" +
+	"\x12ListErasedResponse\x12\x18\n" +
+	"\aindexes\x18\x01 \x03(\x04R\aindexes\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\"\x13\n" +
 	"\x11GetLogInfoRequest\"\xba\x03\n" +
 	"\x12GetLogInfoResponse\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12#\n" +
@@ -2209,7 +2323,7 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x10WAIT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWAIT_DURABLE\x10\x01\x12\x12\n" +
 	"\x0eWAIT_PUBLISHED\x10\x02\x12\x12\n" +
-	"\x0eWAIT_WITNESSED\x10\x032\x88\b\n" +
+	"\x0eWAIT_WITNESSED\x10\x032\xd9\b\n" +
 	"\n" +
 	"LogService\x12A\n" +
 	"\x06Append\x12\x1a.keytrail.v1.AppendRequest\x1a\x1b.keytrail.v1.AppendResponse\x12P\n" +
@@ -2223,7 +2337,9 @@ const file_keytrail_v1_service_proto_rawDesc = "" +
 	"\x13GetConsistencyProof\x12'.keytrail.v1.GetConsistencyProofRequest\x1a(.keytrail.v1.GetConsistencyProofResponse\x12M\n" +
 	"\n" +
 	"GetReceipt\x12\x1e.keytrail.v1.GetReceiptRequest\x1a\x1f.keytrail.v1.GetReceiptResponse\x12U\n" +
-	"\fReadPayloads\x12 .keytrail.v1.ReadPayloadsRequest\x1a!.keytrail.v1.ReadPayloadsResponse0\x01\x12M\n" +
+	"\fReadPayloads\x12 .keytrail.v1.ReadPayloadsRequest\x1a!.keytrail.v1.ReadPayloadsResponse0\x01\x12O\n" +
+	"\n" +
+	"ListErased\x12\x1e.keytrail.v1.ListErasedRequest\x1a\x1f.keytrail.v1.ListErasedResponse0\x01\x12M\n" +
 	"\n" +
 	"GetLogInfo\x12\x1e.keytrail.v1.GetLogInfoRequest\x1a\x1f.keytrail.v1.GetLogInfoResponseB8Z6github.com/keytrail/keytrail/proto/keytrail/v1/rpc;rpcb\x06proto3"
 
@@ -2240,7 +2356,7 @@ func file_keytrail_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_keytrail_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_keytrail_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_keytrail_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_keytrail_v1_service_proto_goTypes = []any{
 	(Wait)(0),                           // 0: keytrail.v1.Wait
 	(*AppendRequest)(nil),               // 1: keytrail.v1.AppendRequest
@@ -2271,48 +2387,50 @@ var file_keytrail_v1_service_proto_goTypes = []any{
 	(*GetReceiptResponse)(nil),          // 26: keytrail.v1.GetReceiptResponse
 	(*ReadPayloadsRequest)(nil),         // 27: keytrail.v1.ReadPayloadsRequest
 	(*ReadPayloadsResponse)(nil),        // 28: keytrail.v1.ReadPayloadsResponse
-	(*GetLogInfoRequest)(nil),           // 29: keytrail.v1.GetLogInfoRequest
-	(*GetLogInfoResponse)(nil),          // 30: keytrail.v1.GetLogInfoResponse
-	(*WitnessStatus)(nil),               // 31: keytrail.v1.WitnessStatus
-	(*v1.KeyEvent)(nil),                 // 32: keytrail.v1.KeyEvent
-	(*timestamppb.Timestamp)(nil),       // 33: google.protobuf.Timestamp
-	(v1.Operation)(0),                   // 34: keytrail.v1.Operation
-	(v1.Outcome)(0),                     // 35: keytrail.v1.Outcome
-	(*v1.LifecycleState)(nil),           // 36: keytrail.v1.LifecycleState
-	(*v1.Finding)(nil),                  // 37: keytrail.v1.Finding
-	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
+	(*ListErasedRequest)(nil),           // 29: keytrail.v1.ListErasedRequest
+	(*ListErasedResponse)(nil),          // 30: keytrail.v1.ListErasedResponse
+	(*GetLogInfoRequest)(nil),           // 31: keytrail.v1.GetLogInfoRequest
+	(*GetLogInfoResponse)(nil),          // 32: keytrail.v1.GetLogInfoResponse
+	(*WitnessStatus)(nil),               // 33: keytrail.v1.WitnessStatus
+	(*v1.KeyEvent)(nil),                 // 34: keytrail.v1.KeyEvent
+	(*timestamppb.Timestamp)(nil),       // 35: google.protobuf.Timestamp
+	(v1.Operation)(0),                   // 36: keytrail.v1.Operation
+	(v1.Outcome)(0),                     // 37: keytrail.v1.Outcome
+	(*v1.LifecycleState)(nil),           // 38: keytrail.v1.LifecycleState
+	(*v1.Finding)(nil),                  // 39: keytrail.v1.Finding
+	(*durationpb.Duration)(nil),         // 40: google.protobuf.Duration
 }
 var file_keytrail_v1_service_proto_depIdxs = []int32{
-	32, // 0: keytrail.v1.AppendRequest.event:type_name -> keytrail.v1.KeyEvent
+	34, // 0: keytrail.v1.AppendRequest.event:type_name -> keytrail.v1.KeyEvent
 	0,  // 1: keytrail.v1.AppendRequest.wait:type_name -> keytrail.v1.Wait
 	3,  // 2: keytrail.v1.AppendResponse.ack:type_name -> keytrail.v1.Ack
-	33, // 3: keytrail.v1.Ack.logged_at:type_name -> google.protobuf.Timestamp
-	32, // 4: keytrail.v1.AppendBatchRequest.events:type_name -> keytrail.v1.KeyEvent
+	35, // 3: keytrail.v1.Ack.logged_at:type_name -> google.protobuf.Timestamp
+	34, // 4: keytrail.v1.AppendBatchRequest.events:type_name -> keytrail.v1.KeyEvent
 	0,  // 5: keytrail.v1.AppendBatchRequest.wait:type_name -> keytrail.v1.Wait
 	8,  // 6: keytrail.v1.AppendBatchResponse.results:type_name -> keytrail.v1.AppendResult
-	32, // 7: keytrail.v1.AppendStreamRequest.events:type_name -> keytrail.v1.KeyEvent
+	34, // 7: keytrail.v1.AppendStreamRequest.events:type_name -> keytrail.v1.KeyEvent
 	0,  // 8: keytrail.v1.AppendStreamRequest.wait:type_name -> keytrail.v1.Wait
 	8,  // 9: keytrail.v1.AppendStreamResponse.results:type_name -> keytrail.v1.AppendResult
 	3,  // 10: keytrail.v1.AppendResult.ack:type_name -> keytrail.v1.Ack
 	9,  // 11: keytrail.v1.AppendResult.error:type_name -> keytrail.v1.AppendError
 	10, // 12: keytrail.v1.AppendError.field_violations:type_name -> keytrail.v1.FieldViolation
-	33, // 13: keytrail.v1.Entry.logged_at:type_name -> google.protobuf.Timestamp
-	32, // 14: keytrail.v1.Entry.key_event:type_name -> keytrail.v1.KeyEvent
+	35, // 13: keytrail.v1.Entry.logged_at:type_name -> google.protobuf.Timestamp
+	34, // 14: keytrail.v1.Entry.key_event:type_name -> keytrail.v1.KeyEvent
 	11, // 15: keytrail.v1.GetEntryResponse.entry:type_name -> keytrail.v1.Entry
-	34, // 16: keytrail.v1.ListEntriesRequest.operations:type_name -> keytrail.v1.Operation
-	35, // 17: keytrail.v1.ListEntriesRequest.outcomes:type_name -> keytrail.v1.Outcome
-	33, // 18: keytrail.v1.ListEntriesRequest.time_from:type_name -> google.protobuf.Timestamp
-	33, // 19: keytrail.v1.ListEntriesRequest.time_to:type_name -> google.protobuf.Timestamp
+	36, // 16: keytrail.v1.ListEntriesRequest.operations:type_name -> keytrail.v1.Operation
+	37, // 17: keytrail.v1.ListEntriesRequest.outcomes:type_name -> keytrail.v1.Outcome
+	35, // 18: keytrail.v1.ListEntriesRequest.time_from:type_name -> google.protobuf.Timestamp
+	35, // 19: keytrail.v1.ListEntriesRequest.time_to:type_name -> google.protobuf.Timestamp
 	11, // 20: keytrail.v1.ListEntriesResponse.entries:type_name -> keytrail.v1.Entry
 	18, // 21: keytrail.v1.GetKeyHistoryResponse.events:type_name -> keytrail.v1.HistoryEvent
 	11, // 22: keytrail.v1.HistoryEvent.entry:type_name -> keytrail.v1.Entry
-	36, // 23: keytrail.v1.HistoryEvent.state_after:type_name -> keytrail.v1.LifecycleState
-	37, // 24: keytrail.v1.HistoryEvent.findings:type_name -> keytrail.v1.Finding
-	33, // 25: keytrail.v1.GetLogInfoResponse.published_at:type_name -> google.protobuf.Timestamp
-	31, // 26: keytrail.v1.GetLogInfoResponse.witnesses:type_name -> keytrail.v1.WitnessStatus
-	33, // 27: keytrail.v1.WitnessStatus.last_success:type_name -> google.protobuf.Timestamp
-	38, // 28: keytrail.v1.WitnessStatus.latency:type_name -> google.protobuf.Duration
-	33, // 29: keytrail.v1.WitnessStatus.retry_at:type_name -> google.protobuf.Timestamp
+	38, // 23: keytrail.v1.HistoryEvent.state_after:type_name -> keytrail.v1.LifecycleState
+	39, // 24: keytrail.v1.HistoryEvent.findings:type_name -> keytrail.v1.Finding
+	35, // 25: keytrail.v1.GetLogInfoResponse.published_at:type_name -> google.protobuf.Timestamp
+	33, // 26: keytrail.v1.GetLogInfoResponse.witnesses:type_name -> keytrail.v1.WitnessStatus
+	35, // 27: keytrail.v1.WitnessStatus.last_success:type_name -> google.protobuf.Timestamp
+	40, // 28: keytrail.v1.WitnessStatus.latency:type_name -> google.protobuf.Duration
+	35, // 29: keytrail.v1.WitnessStatus.retry_at:type_name -> google.protobuf.Timestamp
 	1,  // 30: keytrail.v1.LogService.Append:input_type -> keytrail.v1.AppendRequest
 	4,  // 31: keytrail.v1.LogService.AppendBatch:input_type -> keytrail.v1.AppendBatchRequest
 	6,  // 32: keytrail.v1.LogService.AppendStream:input_type -> keytrail.v1.AppendStreamRequest
@@ -2324,21 +2442,23 @@ var file_keytrail_v1_service_proto_depIdxs = []int32{
 	23, // 38: keytrail.v1.LogService.GetConsistencyProof:input_type -> keytrail.v1.GetConsistencyProofRequest
 	25, // 39: keytrail.v1.LogService.GetReceipt:input_type -> keytrail.v1.GetReceiptRequest
 	27, // 40: keytrail.v1.LogService.ReadPayloads:input_type -> keytrail.v1.ReadPayloadsRequest
-	29, // 41: keytrail.v1.LogService.GetLogInfo:input_type -> keytrail.v1.GetLogInfoRequest
-	2,  // 42: keytrail.v1.LogService.Append:output_type -> keytrail.v1.AppendResponse
-	5,  // 43: keytrail.v1.LogService.AppendBatch:output_type -> keytrail.v1.AppendBatchResponse
-	7,  // 44: keytrail.v1.LogService.AppendStream:output_type -> keytrail.v1.AppendStreamResponse
-	13, // 45: keytrail.v1.LogService.GetEntry:output_type -> keytrail.v1.GetEntryResponse
-	15, // 46: keytrail.v1.LogService.ListEntries:output_type -> keytrail.v1.ListEntriesResponse
-	17, // 47: keytrail.v1.LogService.GetKeyHistory:output_type -> keytrail.v1.GetKeyHistoryResponse
-	20, // 48: keytrail.v1.LogService.GetCheckpoint:output_type -> keytrail.v1.GetCheckpointResponse
-	22, // 49: keytrail.v1.LogService.GetInclusionProof:output_type -> keytrail.v1.GetInclusionProofResponse
-	24, // 50: keytrail.v1.LogService.GetConsistencyProof:output_type -> keytrail.v1.GetConsistencyProofResponse
-	26, // 51: keytrail.v1.LogService.GetReceipt:output_type -> keytrail.v1.GetReceiptResponse
-	28, // 52: keytrail.v1.LogService.ReadPayloads:output_type -> keytrail.v1.ReadPayloadsResponse
-	30, // 53: keytrail.v1.LogService.GetLogInfo:output_type -> keytrail.v1.GetLogInfoResponse
-	42, // [42:54] is the sub-list for method output_type
-	30, // [30:42] is the sub-list for method input_type
+	29, // 41: keytrail.v1.LogService.ListErased:input_type -> keytrail.v1.ListErasedRequest
+	31, // 42: keytrail.v1.LogService.GetLogInfo:input_type -> keytrail.v1.GetLogInfoRequest
+	2,  // 43: keytrail.v1.LogService.Append:output_type -> keytrail.v1.AppendResponse
+	5,  // 44: keytrail.v1.LogService.AppendBatch:output_type -> keytrail.v1.AppendBatchResponse
+	7,  // 45: keytrail.v1.LogService.AppendStream:output_type -> keytrail.v1.AppendStreamResponse
+	13, // 46: keytrail.v1.LogService.GetEntry:output_type -> keytrail.v1.GetEntryResponse
+	15, // 47: keytrail.v1.LogService.ListEntries:output_type -> keytrail.v1.ListEntriesResponse
+	17, // 48: keytrail.v1.LogService.GetKeyHistory:output_type -> keytrail.v1.GetKeyHistoryResponse
+	20, // 49: keytrail.v1.LogService.GetCheckpoint:output_type -> keytrail.v1.GetCheckpointResponse
+	22, // 50: keytrail.v1.LogService.GetInclusionProof:output_type -> keytrail.v1.GetInclusionProofResponse
+	24, // 51: keytrail.v1.LogService.GetConsistencyProof:output_type -> keytrail.v1.GetConsistencyProofResponse
+	26, // 52: keytrail.v1.LogService.GetReceipt:output_type -> keytrail.v1.GetReceiptResponse
+	28, // 53: keytrail.v1.LogService.ReadPayloads:output_type -> keytrail.v1.ReadPayloadsResponse
+	30, // 54: keytrail.v1.LogService.ListErased:output_type -> keytrail.v1.ListErasedResponse
+	32, // 55: keytrail.v1.LogService.GetLogInfo:output_type -> keytrail.v1.GetLogInfoResponse
+	43, // [43:56] is the sub-list for method output_type
+	30, // [30:43] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -2363,7 +2483,7 @@ func file_keytrail_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keytrail_v1_service_proto_rawDesc), len(file_keytrail_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	LogService_GetConsistencyProof_FullMethodName = "/keytrail.v1.LogService/GetConsistencyProof"
 	LogService_GetReceipt_FullMethodName          = "/keytrail.v1.LogService/GetReceipt"
 	LogService_ReadPayloads_FullMethodName        = "/keytrail.v1.LogService/ReadPayloads"
+	LogService_ListErased_FullMethodName          = "/keytrail.v1.LogService/ListErased"
 	LogService_GetLogInfo_FullMethodName          = "/keytrail.v1.LogService/GetLogInfo"
 )
 
@@ -74,6 +75,10 @@ type LogServiceClient interface {
 	// ReadPayloads streams what is behind published leaves: salt and record, as they are
 	// hashed. Whoever keeps a copy of the log, or checks all of it, reads it this way.
 	ReadPayloads(ctx context.Context, in *ReadPayloadsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadPayloadsResponse], error)
+	// ListErased streams which published entries have no payload any more. Whoever keeps
+	// payloads of the log asks it, and destroys those too. The log looks at every entry of
+	// the range, so that the answer costs about what reading them costs, without sending them.
+	ListErased(ctx context.Context, in *ListErasedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListErasedResponse], error)
 	// GetLogInfo describes the log and how far it has got.
 	GetLogInfo(ctx context.Context, in *GetLogInfoRequest, opts ...grpc.CallOption) (*GetLogInfoResponse, error)
 }
@@ -208,6 +213,25 @@ func (c *logServiceClient) ReadPayloads(ctx context.Context, in *ReadPayloadsReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LogService_ReadPayloadsClient = grpc.ServerStreamingClient[ReadPayloadsResponse]
 
+func (c *logServiceClient) ListErased(ctx context.Context, in *ListErasedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListErasedResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LogService_ServiceDesc.Streams[2], LogService_ListErased_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListErasedRequest, ListErasedResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LogService_ListErasedClient = grpc.ServerStreamingClient[ListErasedResponse]
+
 func (c *logServiceClient) GetLogInfo(ctx context.Context, in *GetLogInfoRequest, opts ...grpc.CallOption) (*GetLogInfoResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetLogInfoResponse)
@@ -259,6 +283,10 @@ type LogServiceServer interface {
 	// ReadPayloads streams what is behind published leaves: salt and record, as they are
 	// hashed. Whoever keeps a copy of the log, or checks all of it, reads it this way.
 	ReadPayloads(*ReadPayloadsRequest, grpc.ServerStreamingServer[ReadPayloadsResponse]) error
+	// ListErased streams which published entries have no payload any more. Whoever keeps
+	// payloads of the log asks it, and destroys those too. The log looks at every entry of
+	// the range, so that the answer costs about what reading them costs, without sending them.
+	ListErased(*ListErasedRequest, grpc.ServerStreamingServer[ListErasedResponse]) error
 	// GetLogInfo describes the log and how far it has got.
 	GetLogInfo(context.Context, *GetLogInfoRequest) (*GetLogInfoResponse, error)
 	mustEmbedUnimplementedLogServiceServer()
@@ -303,6 +331,9 @@ func (UnimplementedLogServiceServer) GetReceipt(context.Context, *GetReceiptRequ
 }
 func (UnimplementedLogServiceServer) ReadPayloads(*ReadPayloadsRequest, grpc.ServerStreamingServer[ReadPayloadsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadPayloads not implemented")
+}
+func (UnimplementedLogServiceServer) ListErased(*ListErasedRequest, grpc.ServerStreamingServer[ListErasedResponse]) error {
+	return status.Error(codes.Unimplemented, "method ListErased not implemented")
 }
 func (UnimplementedLogServiceServer) GetLogInfo(context.Context, *GetLogInfoRequest) (*GetLogInfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLogInfo not implemented")
@@ -508,6 +539,17 @@ func _LogService_ReadPayloads_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LogService_ReadPayloadsServer = grpc.ServerStreamingServer[ReadPayloadsResponse]
 
+func _LogService_ListErased_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListErasedRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogServiceServer).ListErased(m, &grpc.GenericServerStream[ListErasedRequest, ListErasedResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LogService_ListErasedServer = grpc.ServerStreamingServer[ListErasedResponse]
+
 func _LogService_GetLogInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetLogInfoRequest)
 	if err := dec(in); err != nil {
@@ -584,6 +626,11 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ReadPayloads",
 			Handler:       _LogService_ReadPayloads_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListErased",
+			Handler:       _LogService_ListErased_Handler,
 			ServerStreams: true,
 		},
 	},
