@@ -89,8 +89,8 @@ const (
 	// DefaultMaxPending is about 32 MiB of ordinary events.
 	DefaultMaxPending = 1 << 16
 
-	// cachedTiles bounds the inner nodes kept for proofs to 16 MiB.
-	cachedTiles = 1024
+	// cachedPages bounds the nodes kept for proofs to 40 MiB, enough for 33 million entries.
+	cachedPages = 512
 )
 
 // Log is an open log.
@@ -128,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg:     cfg,
 		store:   cfg.Store,
 		index:   cfg.Index,
-		prover:  prove.New(cfg.Store, cachedTiles),
+		prover:  prove.New(cfg.Store, cachedPages),
 		logger:  cfg.Logger,
 		metrics: newMetrics(),
 		pool:    newPool(cfg.MaxPending),

@@ -56,11 +56,7 @@ func (l *Log) Inclusion(ctx context.Context, index, size uint64) ([]prove.Hash, 
 	if index >= size {
 		return nil, prove.Hash{}, 0, pub, fmt.Errorf("%w: index %d, size is %d", ErrUnpublished, index, size)
 	}
-	hashes, err := l.prover.Inclusion(ctx, index, size)
-	if err != nil {
-		return nil, prove.Hash{}, 0, pub, err
-	}
-	leaf, err := l.prover.LeafHash(ctx, index, size)
+	leaf, hashes, err := l.prover.Inclusion(ctx, index, size)
 	return hashes, leaf, size, pub, err
 }
 
@@ -113,22 +109,37 @@ func (l *Log) Leaves(ctx context.Context, start, end uint64, fn func(index uint6
 }
 
 // Receipt returns the tlog-proof of a published entry, with salt and record as extra data,
-// under the latest checkpoint.
+// under the latest checkpoint. It returns ErrErased when the payload was erased.
 func (l *Log) Receipt(ctx context.Context, index uint64) ([]byte, error) {
-	hashes, _, _, pub, err := l.Inclusion(ctx, index, 0)
+	receipts, err := l.Receipts(ctx, []uint64{index})
 	if err != nil {
 		return nil, err
 	}
-	r := receipt.Receipt{Index: index, Hashes: hashes, Checkpoint: pub.Note}
-	err = l.Payloads(ctx, index, index+1, func(_ uint64, payload []byte) error {
-		if payload == nil {
-			return fmt.Errorf("%w: entry %d", ErrErased, index)
+	if receipts[0] == nil {
+		return nil, fmt.Errorf("%w: entry %d", ErrErased, index)
+	}
+	return receipts[0], nil
+}
+
+// Receipts returns what Receipt does for each of the indexes, all under one checkpoint; nil
+// where the payload was erased. What entries that follow each other share is read once.
+func (l *Log) Receipts(ctx context.Context, indexes []uint64) ([][]byte, error) {
+	pub := l.Published()
+	for _, i := range indexes {
+		if i >= pub.Size {
+			return nil, fmt.Errorf("%w: index %d, size is %d", ErrUnpublished, i, pub.Size)
 		}
-		r.Extra = append([]byte(nil), payload...)
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	return r.Append(nil), nil
+	receipts := make([][]byte, len(indexes))
+	err := l.prover.Inclusions(ctx, indexes, pub.Size, func(i int, _ prove.Hash, hashes []prove.Hash) error {
+		r := receipt.Receipt{Index: indexes[i], Hashes: hashes, Checkpoint: pub.Note}
+		return l.store.Payloads(ctx, indexes[i], indexes[i]+1, func(_ uint64, payload []byte) error {
+			if payload != nil {
+				r.Extra = payload
+				receipts[i] = r.Append(make([]byte, 0, r.Size()))
+			}
+			return nil
+		})
+	})
+	return receipts, err
 }

@@ -60,6 +60,19 @@ func (r *tree) Tile(_ context.Context, level uint8, index uint64, width int) ([]
 	return b, nil
 }
 
+// Leaves as storage.Store.Leaves.
+func (r *tree) Leaves(_ context.Context, start, end uint64, fn func(uint64, []byte) error) error {
+	if end > r.size {
+		return fs.ErrNotExist
+	}
+	for i := start; i < end; i++ {
+		if err := fn(i, fmt.Appendf(nil, "leaf %d", i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *tree) root(t testing.TB, size uint64) prove.Hash {
 	t.Helper()
 	h, err := tlog.TreeHash(int64(size), r)
@@ -98,9 +111,12 @@ func checkSize(t *testing.T, p *prove.Prover, r *tree, size, step uint64) {
 		t.Fatalf("Root(%d) = %x, %v, want %x", size, got, err, root)
 	}
 	for i := size % step; i < size; i += step {
-		hs, err := p.Inclusion(ctx, i, size)
+		leaf, hs, err := p.Inclusion(ctx, i, size)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if want := prove.HashLeaf(fmt.Appendf(nil, "leaf %d", i)); leaf != want {
+			t.Fatalf("Inclusion(%d, %d) gives the leaf hash %x, want %x", i, size, leaf, want)
 		}
 		want, err := tlog.ProveRecord(int64(size), int64(i), r)
 		if err != nil {
@@ -109,7 +125,6 @@ func checkSize(t *testing.T, p *prove.Prover, r *tree, size, step uint64) {
 		if !cmp.Equal(toTlog(hs), []tlog.Hash(want), equateEmpty) {
 			t.Fatalf("Inclusion(%d, %d) differs from tlog.ProveRecord", i, size)
 		}
-		leaf := prove.HashLeaf(fmt.Appendf(nil, "leaf %d", i))
 		if err := proof.VerifyInclusion(rfc6962.DefaultHasher, i, size, leaf[:], toSlices(hs), root[:]); err != nil {
 			t.Fatalf("Inclusion(%d, %d): merkle: %v", i, size, err)
 		}
@@ -155,9 +170,9 @@ func TestRandomLargeSizes(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	r := &tree{}
-	r.add(t, 70_000) // two levels of tiles and the beginning of a third
-	for _, cache := range []int{0, 8} {
-		p := prove.New(r, cache)
+	r.add(t, 70_000)                       // two levels of tiles and the beginning of a third
+	for _, pages := range []int{0, 1, 8} { // the tree has two pages
+		p := prove.New(r, pages)
 		for range 30 {
 			size := 1 + rnd.Uint64N(r.size)
 			checkSize(t, p, r, size, 1+size/7)
@@ -171,33 +186,16 @@ func TestOutOfRange(t *testing.T) {
 	r := &tree{}
 	r.add(t, 5)
 	p := prove.New(r, 0)
-	if _, err := p.Inclusion(t.Context(), 5, 5); err == nil {
+	if _, _, err := p.Inclusion(t.Context(), 5, 5); err == nil {
 		t.Error("Inclusion(5, 5) succeeded")
 	}
 	if _, err := p.Consistency(t.Context(), 5, 4); err == nil {
 		t.Error("Consistency(5, 4) succeeded")
 	}
-	if _, err := p.Inclusion(t.Context(), 5, 9); err == nil {
+	if _, _, err := p.Inclusion(t.Context(), 5, 9); err == nil {
 		t.Error("Inclusion beyond the stored tree succeeded")
 	}
 	if got, err := p.Root(t.Context(), 0); err != nil || [32]byte(got) != [32]byte(rfc6962.DefaultHasher.EmptyRoot()) {
 		t.Errorf("Root(0) = %x, %v", got, err)
-	}
-}
-
-func BenchmarkInclusion(b *testing.B) {
-	r := &tree{}
-	r.add(b, 70_000)
-	for _, cache := range []int{0, 1024} {
-		p := prove.New(r, cache)
-		b.Run(fmt.Sprintf("cache=%d", cache), func(b *testing.B) {
-			var i uint64
-			for b.Loop() {
-				if _, err := p.Inclusion(b.Context(), i*7919%r.size, r.size); err != nil {
-					b.Fatal(err)
-				}
-				i++
-			}
-		})
 	}
 }

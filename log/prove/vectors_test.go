@@ -19,9 +19,9 @@ import (
 func TestMerkleVectors(t *testing.T) {
 	ref := testonly.New(rfc6962.DefaultHasher)
 	ref.AppendData(testonly.LeafInputs()...)
-	checkReference(t, ref, 1)
+	checkReference(t, ref, 1, leafInput)
 	roots := testonly.RootHashes()
-	p := prove.New(reference{ref}, 0)
+	p := prove.New(reference{ref, leafInput}, 0)
 	for size, want := range roots {
 		got, err := p.Root(t.Context(), uint64(size))
 		if err != nil || !bytes.Equal(got[:], want) {
@@ -40,20 +40,24 @@ func TestMerkleVectors(t *testing.T) {
 func TestReferenceTreeTo600(t *testing.T) {
 	ref := testonly.New(rfc6962.DefaultHasher)
 	for i := range 600 {
-		ref.AppendData(fmt.Appendf(nil, "leaf %d", i))
+		ref.AppendData(plainLeaf(uint64(i)))
 	}
-	checkReference(t, ref, 29)
+	checkReference(t, ref, 29, plainLeaf)
 }
 
-func checkReference(t *testing.T, ref *testonly.Tree, step uint64) {
+func leafInput(i uint64) []byte { return testonly.LeafInputs()[i] }
+
+func plainLeaf(i uint64) []byte { return fmt.Appendf(nil, "leaf %d", i) }
+
+func checkReference(t *testing.T, ref *testonly.Tree, step uint64, leaf func(i uint64) []byte) {
 	t.Helper()
 	if os.Getenv("KEYTRAIL_LONG") != "" {
 		step = 1
 	}
-	p := prove.New(reference{ref}, 8)
+	p := prove.New(reference{ref, leaf}, 8)
 	for size := uint64(1); size <= ref.Size(); size++ {
 		for i := size % step; i < size; i += step {
-			got, err := p.Inclusion(t.Context(), i, size)
+			_, got, err := p.Inclusion(t.Context(), i, size)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +92,23 @@ func compareProof(t *testing.T, what string, got []prove.Hash, want [][]byte) {
 }
 
 // reference renders the tiles of a reference tree of up to 65,535 leaves.
-type reference struct{ tree *testonly.Tree }
+type reference struct {
+	tree *testonly.Tree
+	leaf func(i uint64) []byte
+}
+
+// Leaves as storage.Store.Leaves.
+func (r reference) Leaves(_ context.Context, start, end uint64, fn func(uint64, []byte) error) error {
+	if end > r.tree.Size() {
+		return fs.ErrNotExist
+	}
+	for i := start; i < end; i++ {
+		if err := fn(i, r.leaf(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Tile as storage.Store.Tile.
 func (r reference) Tile(_ context.Context, level uint8, index uint64, width int) ([]byte, error) {

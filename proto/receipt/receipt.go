@@ -7,6 +7,7 @@ package receipt
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -41,6 +42,12 @@ type Receipt struct {
 	// Checkpoint is the signed note, at most checkpoint.MaxNoteSize bytes, ending in a
 	// newline.
 	Checkpoint []byte
+}
+
+// Size is the number of bytes that Append appends, at most.
+func (r *Receipt) Size() int {
+	const lines = len(header) + len("extra \nindex 18446744073709551615\n\n\n")
+	return lines + base64.StdEncoding.EncodedLen(len(r.Extra)) + len(r.Hashes)*(line.HashLength+1) + len(r.Checkpoint)
 }
 
 // Append appends the encoding of r to b.

@@ -49,6 +49,9 @@ func TestRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
+		if n := want.Size(); n < len(data) || n > len(data)+64 {
+			t.Errorf("%s: size is said to be %d, it is %d", name, n, len(data))
+		}
 		if !bytes.Equal(got.Append([]byte("before")), append([]byte("before"), data...)) {
 			t.Errorf("%s: not written as it was read", name)
 		}

@@ -1,0 +1,106 @@
+package prove
+
+import (
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// cache keeps nodes of complete subtrees. It is bounded by pages: each stands for 65,536
+// entries, with a page of groups and a tile of level 1; of the tiles above there are few.
+type cache struct {
+	pages *lru.Cache[uint64, *page]
+	tiles *lru.Cache[tileID, *nodes]
+}
+
+func newCache(pages int) *cache {
+	// The only error is a size that is not positive.
+	c := &cache{}
+	c.pages, _ = lru.New[uint64, *page](pages)
+	c.tiles, _ = lru.New[tileID, *nodes](pages + pages/tileWidth + tileHeight)
+	return c
+}
+
+// page holds the nodes over the groups of 256 tiles of level 0, 64 KiB.
+type page struct {
+	mu sync.Mutex
+	// n is how many groups are known of each tile.
+	n     [tileWidth]uint8
+	nodes [tileWidth][groups]Hash
+}
+
+// groups fills into with the nodes over a tile's first groups and says whether it could.
+func (c *cache) groups(tile uint64, into []Hash) bool {
+	pg, ok := c.pages.Get(tile / tileWidth)
+	if !ok {
+		return false
+	}
+	at := tile % tileWidth
+	pg.mu.Lock()
+	defer pg.mu.Unlock()
+	if int(pg.n[at]) < len(into) {
+		return false
+	}
+	copy(into, pg.nodes[at][:])
+	return true
+}
+
+// keepGroups remembers the nodes over a tile's first groups.
+func (c *cache) keepGroups(tile uint64, nodes []Hash) {
+	pg, ok := c.pages.Get(tile / tileWidth)
+	if !ok {
+		pg = &page{}
+		if before, ok, _ := c.pages.PeekOrAdd(tile/tileWidth, pg); ok {
+			pg = before
+		}
+	}
+	at := tile % tileWidth
+	pg.mu.Lock()
+	defer pg.mu.Unlock()
+	if n := copy(pg.nodes[at][:], nodes); n > int(pg.n[at]) {
+		pg.n[at] = uint8(n)
+	}
+}
+
+type tileID struct {
+	level uint8
+	index uint64
+}
+
+// nodes are those of a tile of level 1 or above: nodes[h] holds the complete ones of
+// height h, up to 2^(8-h), 16 KiB in all. Without a cache only nodes[0] is there.
+type nodes [tileHeight + 1][]Hash
+
+// fill makes the rows above the lowest.
+func (t *nodes) fill() {
+	for h := range tileHeight {
+		t[h+1] = make([]Hash, len(t[h])/2)
+		for i := range t[h+1] {
+			t[h+1][i] = HashChildren(&t[h][2*i], &t[h][2*i+1])
+		}
+	}
+}
+
+// node returns a complete node of a height; index is its number in the whole tree.
+func (t *nodes) node(height int, index uint64) Hash {
+	at := index % (tileWidth >> height)
+	if len(t[height]) > 0 {
+		return t[height][at]
+	}
+	return root(t[0][at<<height : (at+1)<<height])
+}
+
+// upper returns a tile that is at least so wide, nil when there is none.
+func (c *cache) upper(id tileID, width int) *nodes {
+	if t, ok := c.tiles.Get(id); ok && len(t[0]) >= width {
+		return t
+	}
+	return nil
+}
+
+// keepUpper remembers a tile, unless a wider one is known.
+func (c *cache) keepUpper(id tileID, t *nodes) {
+	if c.upper(id, len(t[0])) == nil {
+		c.tiles.Add(id, t)
+	}
+}
