@@ -56,6 +56,10 @@ func Parse(b []byte) (*keytrailv1.KeyEvent, error) {
 	if err := proto.Unmarshal(b, ev); err != nil {
 		return nil, fmt.Errorf("parsing event: %w", readable(err))
 	}
+	var f Fields
+	if Scan(b, &f) { // says all of what follows, and more
+		return ev, nil
+	}
 	var c checker
 	c.knownFields(ev)
 	if err := c.err(); err != nil {

@@ -32,12 +32,17 @@ func ID(ev *keytrailv1.KeyEvent) [sha256.Size]byte {
 // each string preceded by its length in bytes as a big-endian uint32.
 func KeyID(tenant, ref string) [sha256.Size]byte { return hashStrings(keyIDDomain, tenant, ref) }
 
-func hashStrings[S string | []byte](domain string, list ...S) [sha256.Size]byte {
-	// Room for the longest valid event id keeps the buffer on the stack.
-	b := append(make([]byte, 0, 1024), domain...)
+func hashStrings(domain string, list ...string) [sha256.Size]byte {
+	b := append(make([]byte, 0, hashRoom), domain...)
 	for _, s := range list {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-		b = append(b, s...)
+		b = appendSized(b, s)
 	}
 	return sha256.Sum256(b)
+}
+
+// hashRoom is room for the longest valid event id. It keeps what is hashed on the stack.
+const hashRoom = 1024
+
+func appendSized[S string | []byte](b []byte, s S) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 }

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"crypto/sha256"
 	"time"
 
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
@@ -29,23 +30,14 @@ type Fields struct {
 // surely one that Append writes and that keeps all rules of Validate, except those that
 // depend on the clock: for these see InTime. Of everything else it says false: Parse and
 // Validate then decide, and name what is wrong. f is filled anew when the answer is true,
-// and keeps parts of b.
+// and keeps parts of b; when it is false, f means nothing.
 func Scan(b []byte, f *Fields) bool {
-	ev, err := Parse(b)
-	if err != nil || Validate(ev, time.Unix(maxProtobufUnix, 0)) != nil {
+	if len(b) > MaxSize {
 		return false
 	}
-	*f = Fields{
-		Tenant: []byte(ev.Tenant), System: []byte(ev.Source.System), Account: []byte(ev.Source.Account),
-		Region: []byte(ev.Source.Region), EventID: []byte(ev.EventId), KeyRef: []byte(ev.GetKey().GetRef()),
-		ActorID: []byte(ev.GetActor().GetId()), ActorDisplay: []byte(ev.GetActor().GetDisplay()),
-		Seconds: ev.Time.Seconds, Nanos: ev.Time.Nanos, Operation: ev.Operation, Also: ev.Also, Outcome: ev.Outcome,
-	}
-	f.latest = max(ev.Time.Seconds, ev.TimeReceived.GetSeconds(), ev.GetAggregate().GetFirst().GetSeconds(), ev.GetAggregate().GetLast().GetSeconds())
-	for _, a := range ev.Approvals {
-		f.latest = max(f.latest, a.GetTime().GetSeconds())
-	}
-	return true
+	*f = Fields{}
+	s := scanner{f: f}
+	return s.message(b, &eventTable)
 }
 
 // InTime says whether no time of the event lies too far ahead of the log's clock.
@@ -53,7 +45,11 @@ func (f *Fields) InTime(now time.Time) bool { return f.latest <= now.Add(maxTime
 
 // ID is the identity of the event: see the function ID.
 func (f *Fields) ID() [32]byte {
-	return hashStrings(idDomain, f.Tenant, f.System, f.Account, f.Region, f.EventID)
+	b := append(make([]byte, 0, hashRoom), idDomain...)
+	for _, part := range [...][]byte{f.Tenant, f.System, f.Account, f.Region, f.EventID} {
+		b = appendSized(b, part)
+	}
+	return sha256.Sum256(b)
 }
 
 // KeyID is the identity of the event's key; ok is false when it concerns none.
@@ -61,5 +57,6 @@ func (f *Fields) KeyID() (id [32]byte, ok bool) {
 	if len(f.KeyRef) == 0 {
 		return id, false
 	}
-	return hashStrings(keyIDDomain, f.Tenant, f.KeyRef), true
+	b := append(make([]byte, 0, hashRoom), keyIDDomain...)
+	return sha256.Sum256(appendSized(appendSized(b, f.Tenant), f.KeyRef)), true
 }

@@ -45,21 +45,43 @@ func (c *checker) required(field, s string, limit int) {
 }
 
 // printableASCII is the fast path: nearly every string of nearly every event. It looks at
-// eight bytes at a time: below 0x20 the subtraction, at 0x7f the addition sets the top bit
-// of a byte, and a carry out of a byte comes only with a top bit that is set already.
-func printableASCII(s string) bool {
-	for len(s) >= 8 {
-		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		if (x|(x-0x2020202020202020)|(x+0x0101010101010101))&0x8080808080808080 != 0 {
-			return false
+// eight bytes at a time, the last eight perhaps twice: below 0x20 the subtraction, at 0x7f
+// the addition sets the top bit of a byte, and a carry out of a byte comes only with a top
+// bit that is set already.
+func printableASCII[S string | []byte](s S) bool {
+	if len(s) < 8 {
+		for i := range len(s) {
+			if s[i]-0x20 > 0x7e-0x20 {
+				return false
+			}
 		}
-		s = s[8:]
+		return true
 	}
-	for i := range len(s) {
-		if s[i]-0x20 > 0x7e-0x20 {
+	var bad uint64
+	for i := 0; ; i += 8 {
+		i = min(i, len(s)-8)
+		w := s[i : i+8]
+		x := uint64(w[0]) | uint64(w[1])<<8 | uint64(w[2])<<16 | uint64(w[3])<<24 |
+			uint64(w[4])<<32 | uint64(w[5])<<40 | uint64(w[6])<<48 | uint64(w[7])<<56
+		bad |= x | (x - 0x2020202020202020) | (x + 0x0101010101010101)
+		if i == len(s)-8 {
+			return bad&0x8080808080808080 == 0
+		}
+	}
+}
+
+// printable says whether a string is UTF-8 and holds only what its charset allows.
+func printable(b []byte, cs charset) bool {
+	for len(b) > 0 {
+		if c := b[0]; c-0x20 <= 0x7e-0x20 || cs == text && (c == '\n' || c == '\t') {
+			b = b[1:]
+			continue
+		}
+		r, size := utf8.DecodeRune(b)
+		if r == utf8.RuneError && size == 1 || forbidden(r, cs) != "" {
 			return false
 		}
+		b = b[size:]
 	}
 	return true
 }
