@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -16,8 +17,8 @@ import (
 )
 
 // sequencer gives events their places: the one goroutine that extends the tree. It takes
-// what has gathered while the last batch was synced, commits it, acknowledges it, and
-// hands it on to the index and the publisher.
+// what has gathered while the last batch was synced, commits it, wakes the publisher,
+// acknowledges it, and hands it on to the index.
 //
 // All fields are owned by run. After a failed commit the frontier and recent are ahead of
 // a store whose state is unknown; the sequencer then ends for good.
@@ -30,6 +31,8 @@ type sequencer struct {
 	// can lag behind, so that a key that is not in it is up to date in the index.
 	keys *simplelru.LRU[[32]byte, index.KeyHead]
 	rows chan applyJob
+	// spare holds memory of rows that the index has taken.
+	spare chan []index.Row
 
 	// Reused from batch to batch.
 	calls []*Call
@@ -55,9 +58,9 @@ type applyJob struct {
 	cursor index.Cursor
 }
 
-// applyQueue is how many batches may wait for the index before commits wait for it;
-// cachedKeys is more than the events of these, the one that is being indexed, and the one
-// that is being made.
+// applyQueue is how many batches may wait for the index before the next batch waits for
+// it; cachedKeys is more than the events of these, the one that is being indexed, and the
+// one that is being made.
 const (
 	applyQueue = 4
 	cachedKeys = 1 << 16
@@ -68,7 +71,7 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 	if err != nil {
 		return nil, fmt.Errorf("loading the right edge of the tree: %w", err)
 	}
-	s := &sequencer{log: l, head: head, rows: make(chan applyJob, applyQueue)}
+	s := &sequencer{log: l, head: head, rows: make(chan applyJob, applyQueue), spare: make(chan []index.Row, applyQueue)}
 	s.frontier = frontier{size: head.Size, roots: make([]prove.Hash, len(hashes))}
 	for i := range hashes {
 		copy(s.frontier.roots[i][:], hashes[i])
@@ -105,11 +108,23 @@ func (s *sequencer) writeBatches(ctx context.Context) error {
 		if err := s.log.cause(); err != nil {
 			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
 		}
-		if err := s.write(ctx); err != nil {
+		job, err := s.write(ctx)
+		if err != nil {
 			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
 		}
 		_ = s.finish(nil)
+		s.handOver(job)
 	}
+}
+
+// handOver gives a committed batch to the index, if there is one. It may have to wait:
+// the calls have their answers by then, and their events may be gone.
+func (s *sequencer) handOver(job applyJob) {
+	if len(job.rows) == 0 {
+		return
+	}
+	s.rows <- job
+	s.recent.rotate(s.log.index.Applied(), s.head.Size)
 }
 
 // finish answers the calls of a batch.
@@ -134,36 +149,35 @@ func (s *sequencer) refuseRest(err error) {
 	}
 }
 
-// write commits one batch made of s.calls.
-func (s *sequencer) write(ctx context.Context) error {
+// write commits one batch made of s.calls. The rows that it returns are what the batch,
+// if there is one, adds to the index.
+func (s *sequencer) write(ctx context.Context) (applyJob, error) {
 	b := &s.batch
 	b.reset()
 	now := s.now()
 	for _, c := range s.calls {
 		for i := range c.items {
 			if err := s.place(ctx, c, &c.items[i], now); err != nil {
-				return err
+				return applyJob{}, err
 			}
 		}
 	}
 	if len(b.records) == 0 {
-		return nil
+		return applyJob{}, nil
 	}
 	s.encode()
 	next := storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: now}
 	begin := time.Now()
 	err := s.log.store.Commit(ctx, &storage.Batch{Old: s.head, Entries: b.entries, Nodes: b.nodes, New: next})
 	if err != nil {
-		return fmt.Errorf("committing %d entries at %d: %w", len(b.entries), s.head.Size, err)
+		return applyJob{}, fmt.Errorf("committing %d entries at %d: %w", len(b.entries), s.head.Size, err)
 	}
 	s.head = next
 	s.log.durable.Store(next.Size)
 	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
 	s.log.logger.DebugContext(ctx, "batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
 	s.log.pub.wake()
-	s.rows <- applyJob{rows: b.indexRows(), cursor: index.Cursor{Size: next.Size, Root: next.Root}}
-	s.recent.rotate(s.log.index.Applied(), next.Size)
-	return nil
+	return applyJob{rows: b.indexRows(s.spareRows()), cursor: index.Cursor{Size: next.Size, Root: next.Root}}, nil
 }
 
 // now is the clock of the records: it never goes back along the log.
@@ -263,13 +277,24 @@ func (b *batch) reset() {
 	b.entries, b.nodes = b.entries[:0], b.nodes[:0]
 }
 
-func (b *batch) indexRows() []index.Row {
-	rows := make([]index.Row, len(b.records))
-	for i := range rows {
+// indexRows appends what the batch adds to the index.
+func (b *batch) indexRows(rows []index.Row) []index.Row {
+	rows = slices.Grow(rows, len(b.records))
+	for i := range b.records {
 		r := &b.records[i]
-		rows[i] = index.Row{Index: r.Index, Event: b.events[i].id, Key: b.events[i].key, KeySequence: r.KeySequence}
+		rows = append(rows, index.Row{Index: r.Index, Event: b.events[i].id, Key: b.events[i].key, KeySequence: r.KeySequence})
 	}
 	return rows
+}
+
+// spareRows returns the memory of a batch that the index has taken, empty, or nil.
+func (s *sequencer) spareRows() []index.Row {
+	select {
+	case rows := <-s.spare:
+		return rows[:0]
+	default:
+		return nil
+	}
 }
 
 // applyRows keeps the index up with the commits.
@@ -280,6 +305,10 @@ func (s *sequencer) applyRows() error {
 			for range s.rows { // the sequencer may be waiting to hand over
 			}
 			return err
+		}
+		select {
+		case s.spare <- job.rows:
+		default:
 		}
 	}
 	return nil
