@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-go cover demo check clean
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-witness bench-go cover demo check clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -70,10 +70,28 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 crash: ## run the long crash, power-loss and model tests
 	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
 
-bench: build ## measure whole processes, and the witness, in one run (ROUNDS, EVENTS)
-	PATH=$(CURDIR)/bin:$$PATH bash cmd/keytrail/bench/bench.sh
+# What `make bench` and its sisters measure: rounds, seconds a cell, entries of the logs that
+# are read and checked, and parts (all when empty; .cache/bench/bench table -h lists them).
+ROUNDS  ?= 3
+SECONDS ?= 2
+ENTRIES ?= 300000
+ONLY    ?=
+
+BENCH := .cache/bench/bench
+BENCH_FLAGS = --rounds $(ROUNDS) --seconds $(SECONDS) --entries $(ENTRIES)
+
+bench: $(BENCH) ## measure keytrail and its peers in turn (ROUNDS, SECONDS, ENTRIES, ONLY)
+	$(BENCH) table $(BENCH_FLAGS) --only '$(ONLY)'
+
+bench-witness: ## measure the witness, also beside litewitness (needs a C compiler)
 	go test -run '^$$' -bench AddCheckpoint -count 3 ./witness
 	cd client/interop && CGO_ENABLED=1 KEYTRAIL_BENCH=1 go test -mod=mod -count=1 -v -run Speed -timeout 10m ./...
+
+# PostgreSQL is a peer where Debian's package is there or can be installed.
+$(BENCH): build FORCE
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y postgresql; } || true
+	cd cmd/keytrail/bench && go build -mod=mod -o $(CURDIR)/$(BENCH) .
+FORCE:
 
 bench-go: ## run the benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...

@@ -1,0 +1,101 @@
+// Command bench measures keytrail against its peers and against what the machine can do at
+// most, on the same events, in one run whose systems take turns. `make bench` runs it.
+//
+// It is a module of its own because it links those peers. It starts servers on loopback and
+// in temporary directories, and ends and removes them. It is trusted with nothing.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keytrail/keytrail/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main(command())) }
+
+func command() *cobra.Command {
+	c := config{}
+	root := &cobra.Command{
+		Use:   "bench",
+		Short: "measure keytrail and its peers",
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&c.Bin, "bin", "bin", "directory with keytrail's programs")
+	f.StringVar(&c.Samples, "samples", "../shared/samples", "directory with real audit records; without it, those of the repository")
+	f.StringVar(&c.Audit, "audit", "testdata/audit", "directory with the repository's audit records")
+	f.IntVar(&c.Rounds, "rounds", 3, "how often each cell is measured")
+	f.Float64Var(&c.Seconds, "seconds", 2, "how long a cell is measured, in seconds")
+	f.IntVar(&c.Entries, "entries", 300_000, "entries of the logs that are read, opened and checked")
+	f.IntVar(&c.Keys, "keys", 10_000, "how many keys random events are about")
+	f.StringVar(&c.Out, "out", ".cache/bench", "directory of the tables and pictures")
+	f.StringVar(&c.TempDir, "tmp", "", "where logs are made; default: the system's temporary directory")
+	table := &cobra.Command{
+		Use:   "table",
+		Short: "measure everything and print Markdown tables",
+		Example: `  bench table
+  bench table --only appends,receipts --rounds 5`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return tables(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts")
+	root.AddCommand(table)
+	root.AddCommand(hidden()...)
+	return root
+}
+
+// tables measures what was asked for and prints it; what was measured before a failure or an
+// interrupt is printed too.
+func tables(ctx context.Context, c config, stdout, stderr io.Writer) (err error) {
+	b, err := newBench(c, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	var text strings.Builder
+	b.head(ctx, &text, "bench table"+onlyFlag(c.Only))
+	var groups []*group
+	for _, part := range []struct {
+		name string
+		make func() *group
+	}{{"appends", b.appends}, {"receipts", b.receipts}} {
+		if b.wants(part.name) {
+			groups = append(groups, part.make())
+		}
+	}
+	err = b.measure(ctx, groups)
+	for _, g := range groups {
+		g.write(&text)
+	}
+	if _, printErr := io.WriteString(stdout, text.String()); printErr != nil {
+		return errors.Join(err, printErr)
+	}
+	return errors.Join(err, b.save("table.md", text.String()))
+}
+
+func onlyFlag(only string) string {
+	if only == "" {
+		return ""
+	}
+	return " --only " + only
+}
+
+// save keeps a result in the directory of results.
+func (b *bench) save(name, text string) error {
+	if err := os.MkdirAll(b.Out, 0o755); err != nil {
+		return fmt.Errorf("making a directory for the results: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(b.Out, name), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("writing the results: %w", err)
+	}
+	return nil
+}
