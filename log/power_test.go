@@ -12,63 +12,8 @@ import (
 	"github.com/keytrail/keytrail/log/logtest"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/storage/storagetest"
 )
-
-// syncFS is a crashable file system that calls around before and after every sync. Syncs
-// wait for each other, so that nobody hears of one while around looks at the others.
-type syncFS struct {
-	*vfs.MemFS
-	mu     sync.Mutex
-	around func()
-}
-
-func (s *syncFS) sync(do func() error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.around()
-	err := do()
-	s.around()
-	return err
-}
-
-func (s *syncFS) wrap(f vfs.File, err error) (vfs.File, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &syncFile{f, s}, nil
-}
-
-func (s *syncFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return s.wrap(s.MemFS.Create(name, c))
-}
-
-func (s *syncFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return s.wrap(s.MemFS.ReuseForWrite(from, to, c))
-}
-
-func (s *syncFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	return s.wrap(s.MemFS.OpenReadWrite(name, c, opts...))
-}
-
-func (s *syncFS) OpenDir(name string) (vfs.File, error) { return s.wrap(s.MemFS.OpenDir(name)) }
-
-func (s *syncFS) Unwrap() vfs.FS { return s.MemFS }
-
-type syncFile struct {
-	vfs.File
-	fs *syncFS
-}
-
-func (f *syncFile) Sync() error     { return f.fs.sync(f.File.Sync) }
-func (f *syncFile) SyncData() error { return f.fs.sync(f.File.SyncData) }
-
-func (f *syncFile) SyncTo(n int64) (full bool, err error) {
-	err = f.fs.sync(func() error {
-		full, err = f.File.SyncTo(n)
-		return err
-	})
-	return full, err
-}
 
 // moment is what is left when the power goes at that moment.
 type moment struct {
@@ -81,14 +26,14 @@ type moment struct {
 // powerRun lets a log live on a crashable disk and records the moments around each sync.
 func powerRun(t *testing.T, d *logtest.Dir, events int, rng *rand.Rand) []moment {
 	t.Helper()
-	fsys := &syncFS{MemFS: vfs.NewCrashableMem(), around: func() {}}
+	fsys := storagetest.NewSyncFS()
 	s, err := pebblestore.Create("store", pebblestore.Options{FS: fsys, CacheBytes: 1 << 20, MemTableBytes: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.IndexFS = fsys
 	l := logtest.Open(t, d, s)
-	crashes := rand.New(rand.NewPCG(rng.Uint64(), 0)) // used under fsys.mu
+	crashes := rand.New(rand.NewPCG(rng.Uint64(), 0)) // used by one sync at a time
 	var mu sync.Mutex
 	var acked []log.Result
 	var moments []moment
@@ -105,9 +50,7 @@ func powerRun(t *testing.T, d *logtest.Dir, events int, rng *rand.Rand) []moment
 		m.ledger = d.ReadLedger(t)
 		moments = append(moments, m)
 	}
-	fsys.mu.Lock()
-	fsys.around = around
-	fsys.mu.Unlock()
+	fsys.Around(around)
 	for len(acked) < events {
 		// Calls of one to nine events; a large one now and then moves tables about.
 		n := 1 + rng.IntN(9)
