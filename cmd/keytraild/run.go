@@ -9,9 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -241,7 +244,7 @@ func serve(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.L
 	}
 	g := srv.GRPC(grpcCreds)
 	metrics := registry(l, v)
-	metrics.MustRegister(refused)
+	metrics.MustRegister(refused, freeSpace("store", d.Store()), freeSpace("ledger", filepath.Dir(d.Ledger())), freeSpace("views", d.Views()))
 	h := &http.Server{
 		Handler: srv.HTTP(metrics), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: time.Minute,
@@ -317,4 +320,18 @@ func registry(l *log.Log, v *view.View) *prometheus.Registry {
 	r.MustRegister(l.Metrics()...)
 	prometheus.WrapRegistererWithPrefix("keytrail_", r).MustRegister(v.Metrics()...)
 	return r
+}
+
+// freeSpace tells how much the disk of a directory has left for this process.
+func freeSpace(of, dir string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keytrail_disk_free_bytes", Help: "Free space on the disk of a part of the log.",
+		ConstLabels: prometheus.Labels{"of": of},
+	}, func() float64 {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			return math.NaN()
+		}
+		return float64(st.Bavail) * float64(st.Bsize)
+	})
 }
