@@ -6,19 +6,22 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/keytrail/keytrail/storage"
 )
 
-// maxErase is how many payloads one batch erases, so that its size stays bounded.
-const maxErase = 100_000
+// eraseBytes is where a batch of rewritten rows ends, in bytes, so that it stays bounded.
+const eraseBytes = 8 << 20
 
-// ErasePayloads implements storage.Store. When it returns, the payloads cannot be read
-// any more, also after a power loss, and the tables that held them have been written
-// anew without them, as have the logs. The old tables are deleted in the background a
-// moment later, or when a reading that needs them ends; Close waits for it. What the disk
-// does with freed blocks is beyond the store.
+// ErasePayloads implements storage.Store. The rows that hold the payloads are written anew
+// without them. When it returns, the payloads cannot be read any more, also after a power
+// loss, and the tables that held them have been merged with the new rows, and the logs
+// replaced. The old tables are deleted in the background a moment later, or when a reading
+// that needs them ends; Close waits for it. What the disk does with freed blocks is beyond
+// the store. Commits go on meanwhile.
 //
-// When it returns an error after the marks were written, erase again: the payloads are
+// When it returns an error after rows were written, erase again: the payloads are
 // gone from sight but their bytes may still be in a file.
 func (s *Store) ErasePayloads(ctx context.Context, indexes []uint64) error {
 	if err := s.enter(ctx); err != nil {
@@ -31,8 +34,8 @@ func (s *Store) ErasePayloads(ctx context.Context, indexes []uint64) error {
 	sorted := slices.Clone(indexes)
 	slices.Sort(sorted)
 	sorted = slices.Compact(sorted)
-	s.write.Lock()
-	defer s.write.Unlock()
+	s.erasing.Lock()
+	defer s.erasing.Unlock()
 	if err := s.erase(ctx, sorted); err != nil {
 		return fmt.Errorf("erasing %d payloads: %w", len(sorted), err)
 	}
@@ -46,44 +49,86 @@ func (s *Store) erase(ctx context.Context, sorted []uint64) error {
 	if size, last := s.head.Load().Size, sorted[len(sorted)-1]; last >= size {
 		return fmt.Errorf("payload %d in a tree of size %d: %w", last, size, fs.ErrNotExist)
 	}
-	for part := range slices.Chunk(sorted, maxErase) {
-		w := s.newBatch(len(part)*2*(indexKeySize+rowOverhead) + headSize)
-		for _, i := range part {
-			_ = w.Delete(indexKey(kindPayload, i), nil)
-			setRow(w, kindErased, i, nil)
+	for rest := sorted; len(rest) > 0; {
+		w := s.tree.newBatch(eraseBytes)
+		var err error
+		if rest, err = s.rewrite(w, rest); err != nil {
+			return err
 		}
-		if err := s.apply(w, *s.head.Load()); err != nil {
+		if err := s.write(w); err != nil {
 			return err
 		}
 	}
 	return s.destroy(ctx, sorted)
 }
 
-// destroy makes the files forget rows that were deleted.
+// write writes a batch that leaves the head as it is.
+func (s *Store) write(w *pebble.Batch) error {
+	s.tree.write.Lock()
+	defer s.tree.write.Unlock()
+	if err := s.writable(); err != nil {
+		return err
+	}
+	return s.tree.applyHead(w, *s.head.Load())
+}
+
+// rewrite adds rows without the first of the given payloads to w, until there are
+// eraseBytes of them, and returns the payloads that are left.
+func (s *Store) rewrite(w *pebble.Batch, sorted []uint64) ([]uint64, error) {
+	lower, upper := newKey(kindPayloads, 0), []byte{kindPayloads + 1}
+	var c chunk
+	err := s.tree.scan(lower, upper, func(it *pebble.Iterator) error {
+		for len(sorted) > 0 && w.Len() < eraseBytes {
+			if !it.SeekLT(newKey(kindPayloads, sorted[0]+1)) {
+				if err := it.Error(); err != nil {
+					return err
+				}
+				return fmt.Errorf("%w: entry %d is missing", storage.ErrCorrupt, sorted[0])
+			}
+			first, r, err := rowAt(it)
+			if err != nil {
+				return err
+			}
+			end := first + uint64(r.n)
+			if end <= sorted[0] {
+				return fmt.Errorf("%w: row %x does not hold entry %d", storage.ErrCorrupt, it.Key(), sorted[0])
+			}
+			c.reset()
+			if err := r.addTo(&c, 0, r.n); err != nil {
+				return err
+			}
+			n := 0
+			for ; n < len(sorted) && sorted[n] < end; n++ {
+				c.erase(int(sorted[n] - first))
+			}
+			sorted = sorted[n:]
+			setRow(w, it.Key(), r.n, func(i int) ([]byte, bool) { return c.item(i), c.ends[i] >= 0 })
+		}
+		return nil
+	})
+	return sorted, err
+}
+
+// destroy makes the files forget the old versions of rows that were written anew.
 func (s *Store) destroy(ctx context.Context, sorted []uint64) error {
-	// The rows and their deletion meet in the tables; in the lowest level neither
-	// remains.
-	if err := s.flush(); err != nil {
+	// The old and the new rows meet in the tables; in the lowest level only the new ones
+	// remain.
+	if err := s.tree.flush(); err != nil {
 		return err
 	}
 	for lower, upper := range runs(sorted) {
 		err := guard(func() error {
-			return s.db.Compact(ctx, indexKey(kindPayload, lower), indexKey(kindPayload, upper), false)
+			return s.tree.db.Compact(ctx, newKey(kindPayloads, lower/rowItems*rowItems), newKey(kindPayloads, upper), false)
 		})
 		if err != nil {
 			return fmt.Errorf("compacting entries %d to %d: %w", lower, upper, corrupt(err))
 		}
 	}
-	// Pebble keeps a few old logs to write over. With reuse off, each flush takes one
-	// of them away.
-	s.fs.forgetLogs.Store(true)
-	defer s.fs.forgetLogs.Store(false)
-	for range recycledLogs {
-		if err := s.flush(); err != nil {
-			return err
-		}
+	var err error
+	if s.flushed[0], err = s.tree.dropLogs(); err != nil {
+		return err
 	}
-	return nil
+	return s.writeMark()
 }
 
 // maxGap is the largest gap in entries within a run: one compaction over a gap is

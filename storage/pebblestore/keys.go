@@ -9,60 +9,57 @@ import (
 )
 
 // format is the content of the version row. A store with another one is not opened.
-const format = "keytrail store 1"
+const format = "keytrail store 2"
 
-// The first byte of a key says what the row is. Numbers are big-endian, so that rows of
-// a kind are in the order of the log.
+// The first byte of a key says what the row is; those of kinds with items go on with the
+// number of the row's first item, so that whatever a commit adds comes after what is there.
+// Numbers are big-endian with 64 bits. The kinds below kindLeaves take little room and are
+// merged now and then; the others fill tables of their own, which never overlap.
+const (
+	// kindNodes plus a level of 1 to 7: hashes of complete subtrees of that level.
+	kindNodes = '@'
+	// kindHead: -> the head; see appendHead. It has no number.
+	kindHead = 'H'
+	// kindVersion: -> format. It has no number.
+	kindVersion = 'V'
+	// kindLeaves: leaves.
+	kindLeaves = 'l'
+	// kindPayloads: payloads.
+	kindPayloads = 'p'
+)
+
+// The keys of the database of cells.
 const (
 	// kindCell: name -> content.
 	kindCell = 'C'
-	// kindErased: index of an entry -> nothing; its payload was erased.
-	kindErased = 'E'
-	// kindHead: -> the head; see appendHead.
-	kindHead = 'H'
-	// kindLeaves: number of a bundle -> its leaves; see appendLeaf.
-	kindLeaves = 'L'
-	// kindNode: level, index -> hash of a complete subtree of level 1 and above.
-	kindNode = 'N'
-	// kindPayload: index of an entry -> payload.
-	kindPayload = 'P'
-	// kindVersion: -> format.
-	kindVersion = 'V'
+	// kindRevision: -> number of writes, 64 bits. It has no name.
+	kindRevision = 'R'
 )
 
-// indexKeySize is the length of a key made of a kind and a number.
-const indexKeySize = 1 + 8
+// keySize is the length of the key of a row with items.
+const keySize = 1 + 8
 
-// nodeKeySize is the length of a node's key.
-const nodeKeySize = 1 + 1 + 8
+// rowItems limits the items of a row: it ends before the next multiple of rowItems, so that
+// whoever looks for an item knows where its row begins at the earliest, and a tile's
+// hashes never share a row with the next tile's.
+const rowItems = storage.TileWidth
 
-func putIndexKey(key []byte, kind byte, n uint64) {
+func putKey(key []byte, kind byte, n uint64) {
 	key[0] = kind
 	binary.BigEndian.PutUint64(key[1:], n)
 }
 
-func indexKey(kind byte, n uint64) []byte {
-	key := make([]byte, indexKeySize)
-	putIndexKey(key, kind, n)
+func newKey(kind byte, n uint64) []byte {
+	key := make([]byte, keySize)
+	putKey(key, kind, n)
 	return key
 }
 
-func parseIndexKey(key []byte) (uint64, error) {
-	if len(key) != indexKeySize {
-		return 0, fmt.Errorf("%w: the key %x has %d bytes, want %d", storage.ErrCorrupt, key, len(key), indexKeySize)
+func parseKey(key []byte) (uint64, error) {
+	if len(key) != keySize {
+		return 0, fmt.Errorf("%w: the key %x has %d bytes, want %d", storage.ErrCorrupt, key, len(key), keySize)
 	}
 	return binary.BigEndian.Uint64(key[1:]), nil
-}
-
-func putNodeKey(key []byte, level uint8, n uint64) {
-	key[0], key[1] = kindNode, level
-	binary.BigEndian.PutUint64(key[2:], n)
-}
-
-func nodeKey(level uint8, n uint64) []byte {
-	key := make([]byte, nodeKeySize)
-	putNodeKey(key, level, n)
-	return key
 }
 
 func cellKey(name string) []byte {
@@ -96,41 +93,4 @@ func parseHead(b []byte) (revision uint64, h storage.Head, err error) {
 	}
 	h.Time = time.Unix(sec, int64(nsec)).UTC()
 	return revision, h, nil
-}
-
-// leafHeader is the size of the length in front of each leaf of a bundle.
-const leafHeader = 2
-
-// appendLeaf appends a leaf to a bundle: its length in two bytes, then the leaf, which
-// makes a full bundle the entry bundle of tlog-tiles.
-func appendLeaf(bundle, leaf []byte) []byte {
-	bundle = binary.BigEndian.AppendUint16(bundle, uint16(len(leaf)))
-	return append(bundle, leaf...)
-}
-
-// nextLeaf cuts the first leaf off a bundle.
-func nextLeaf(bundle []byte) (leaf, rest []byte, err error) {
-	if len(bundle) < leafHeader {
-		return nil, nil, fmt.Errorf("%w: a bundle of leaves ends too early", storage.ErrCorrupt)
-	}
-	n := int(binary.BigEndian.Uint16(bundle))
-	bundle = bundle[leafHeader:]
-	if n == 0 || n > len(bundle) {
-		return nil, nil, fmt.Errorf("%w: a leaf of %d bytes in a bundle with %d bytes left", storage.ErrCorrupt, n, len(bundle))
-	}
-	return bundle[:n], bundle[n:], nil
-}
-
-// checkBundle checks that a bundle holds n leaves and nothing else.
-func checkBundle(bundle []byte, n int) error {
-	for range n {
-		var err error
-		if _, bundle, err = nextLeaf(bundle); err != nil {
-			return err
-		}
-	}
-	if len(bundle) != 0 {
-		return fmt.Errorf("%w: %d bytes after the %d leaves of a bundle", storage.ErrCorrupt, len(bundle), n)
-	}
-	return nil
 }

@@ -13,17 +13,22 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
-// The mark is a small file beside Pebble's directory that says how many writes the store
-// had when everything was last moved to tables. Pebble takes a damaged end of its manifest
+// The mark is a small file beside Pebble's directories that says how many writes tree and
+// cells had when they were last moved to tables. Pebble takes a damaged end of its manifest
 // or log for a write that a crash cut short, and would quietly go back to an older
 // state; the mark shows it. Every store has one.
-const markSize = 8 + 4
+const (
+	markSum  = 8 + 8
+	markSize = markSum + 4
+)
 
-// writeMark notes the present revision, durably. The caller has flushed.
+// writeMark notes the revisions that tables hold, durably.
 func (s *Store) writeMark() error {
 	var row [markSize]byte
-	binary.BigEndian.PutUint64(row[:], s.revision)
-	binary.BigEndian.PutUint32(row[8:], crc32.ChecksumIEEE(row[:8]))
+	for i, revision := range s.flushed {
+		binary.BigEndian.PutUint64(row[8*i:], revision)
+	}
+	binary.BigEndian.PutUint32(row[markSum:], crc32.ChecksumIEEE(row[:markSum]))
 	if err := s.replaceFile(markName, row[:]); err != nil {
 		return fmt.Errorf("writing the mark: %w", err)
 	}
@@ -50,17 +55,20 @@ func (s *Store) replaceFile(name string, content []byte) error {
 	return syncDirectory(s.fs, s.dir)
 }
 
-// checkMark compares the revision that was loaded with the mark.
+// checkMark compares the revisions that were loaded with the mark.
 func (s *Store) checkMark() error {
 	row, err := s.readMark()
 	if err != nil {
 		return fmt.Errorf("reading the mark: %w", notExist(err))
 	}
-	if len(row) != markSize || crc32.ChecksumIEEE(row[:8]) != binary.BigEndian.Uint32(row[8:]) {
+	if len(row) != markSize || crc32.ChecksumIEEE(row[:markSum]) != binary.BigEndian.Uint32(row[markSum:]) {
 		return fmt.Errorf("%w: %s does not hold what was written there", storage.ErrCorrupt, s.path(markName))
 	}
-	if marked := binary.BigEndian.Uint64(row); s.revision < marked {
-		return fmt.Errorf("%w: the store has gone back: it had %d writes at least and holds %d (%v)", storage.ErrCorrupt, marked, s.revision, *s.head.Load())
+	for i, d := range s.databases() {
+		s.flushed[i] = binary.BigEndian.Uint64(row[8*i:])
+		if d.revision < s.flushed[i] {
+			return fmt.Errorf("%w: the store has gone back: its %s had %d writes at least and has %d (%v)", storage.ErrCorrupt, d.name, s.flushed[i], d.revision, *s.head.Load())
+		}
 	}
 	return nil
 }

@@ -1,12 +1,15 @@
 package pebblestore
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -20,9 +23,11 @@ const (
 	lockName = "LOCK"
 	// markName: see mark.go.
 	markName = "mark"
-	// dbName is Pebble's directory.
-	dbName = "db"
-	// newName is Pebble's directory before the store is complete. It is renamed at the
+	// dbName holds Pebble's directories, treeName and cellsName.
+	dbName    = "db"
+	treeName  = "tree"
+	cellsName = "cells"
+	// newName is dbName before the store is complete. It is renamed at the
 	// end, so that an interrupted creation leaves no half of a store.
 	newName = "db.new"
 )
@@ -71,6 +76,8 @@ func newStore(dir string, opts Options) *Store {
 		readOnly: opts.ReadOnly,
 	}
 	s.fs.failed = s.fail
+	s.tree = &database{store: s, name: treeName}
+	s.cells = &database{store: s, name: cellsName}
 	head := storage.EmptyHead()
 	s.head.Store(&head)
 	return s
@@ -115,20 +122,28 @@ func (s *Store) fill() error {
 	if err := s.fs.RemoveAll(s.path(newName)); err != nil {
 		return err
 	}
-	if err := s.openPebble(newName); err != nil {
+	if err := makeDirectory(s.fs, s.path(newName)); err != nil {
 		return err
 	}
-	w := s.newBatch(2 * headSize)
+	if err := s.openDatabases(newName); err != nil {
+		return err
+	}
+	w := s.tree.newBatch(2 * headSize)
 	_ = w.Set([]byte{kindVersion}, []byte(format), nil)
-	if err := s.apply(w, storage.EmptyHead()); err != nil {
+	if err := s.tree.applyHead(w, storage.EmptyHead()); err != nil {
 		return err
 	}
-	if err := s.flush(); err != nil {
+	if err := s.cells.applyCells(s.cells.newBatch(2 * headSize)); err != nil {
 		return err
 	}
-	err := guard(s.db.Close)
-	s.db = nil
-	if err != nil {
+	if err := s.settle(); err != nil {
+		return err
+	}
+	if err := s.closeDatabases(); err != nil {
+		return err
+	}
+	// Their names, before the one above them.
+	if err := syncDirectory(s.fs, s.path(newName)); err != nil {
 		return err
 	}
 	if err := s.fs.Rename(s.path(newName), s.path(dbName)); err != nil {
@@ -173,31 +188,50 @@ func (s *Store) release(err error) error {
 	if s.failed.Load() {
 		return err
 	}
-	if s.db != nil {
-		err = errors.Join(err, guard(s.db.Close))
-	}
-	return errors.Join(err, s.lock.Close())
+	return errors.Join(err, s.closeDatabases(), s.lock.Close())
 }
 
-func (s *Store) openPebble(name string) error {
-	err := guard(func() (err error) {
-		s.db, err = pebble.Open(s.path(name), s.pebbleOptions())
-		return err
-	})
-	if err = corrupt(err); errors.Is(notExist(err), fs.ErrNotExist) {
-		// The caller asks for ErrNotExist where there is no store.
-		return fmt.Errorf("%w: %s", storage.ErrCorrupt, err.Error())
+func (s *Store) closeDatabases() error {
+	err := errors.Join(s.tree.close(), s.cells.close())
+	if s.cache != nil {
+		s.cache.Unref()
+		s.cache = nil
 	}
 	return err
+}
+
+// openDatabases opens both databases below a directory of the store.
+func (s *Store) openDatabases(name string) error {
+	s.cache = pebble.NewCache(cmp.Or(s.options.CacheBytes, DefaultCacheBytes))
+	if err := s.tree.open(s.path(name), s.treeOptions()); err != nil {
+		return fmt.Errorf("opening the tree: %w", err)
+	}
+	if err := s.cells.open(s.path(name), s.cellsOptions()); err != nil {
+		return fmt.Errorf("opening the cells: %w", err)
+	}
+	return nil
+}
+
+// checkLayout says why what is in dbName is not a store of this format. Formats before the
+// second had Pebble's files there.
+func (s *Store) checkLayout() error {
+	names, err := s.fs.List(s.path(dbName))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "marker.") {
+			return fmt.Errorf("its format is %q, this program reads %q: %w", "keytrail store 1", format, errors.ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // load opens Pebble, reads what is kept in memory, and verifies. When it fails, nothing
 // stays open.
 func (s *Store) load() error {
-	if err := s.openPebble(dbName); err != nil {
-		return s.release(err)
-	}
-	for _, step := range []func() error{s.readHead, s.checkMark, s.verify} {
+	open := func() error { return s.openDatabases(dbName) }
+	for _, step := range []func() error{s.checkLayout, open, s.readHead, s.readRevision, s.checkMark, s.verify} {
 		if err := step(); err != nil {
 			return s.release(err)
 		}
@@ -205,66 +239,85 @@ func (s *Store) load() error {
 	return nil
 }
 
-// readHead reads version, head and incomplete bundle.
+// readHead reads version and head.
 func (s *Store) readHead() error {
-	version, err := s.get([]byte{kindVersion})
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: there is no version", storage.ErrCorrupt)
-	case err != nil:
-		return fmt.Errorf("reading the version: %w", err)
-	case string(version) != format:
+	version, err := s.row(s.tree, kindVersion, "version")
+	if err != nil {
+		return err
+	}
+	if string(version) != format {
 		return fmt.Errorf("its format is %q, this program reads %q: %w", version, format, errors.ErrUnsupported)
 	}
-	row, err := s.get([]byte{kindHead})
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: there is no head", storage.ErrCorrupt)
-	}
+	row, err := s.row(s.tree, kindHead, "head")
 	if err != nil {
-		return fmt.Errorf("reading the head: %w", err)
+		return err
 	}
 	revision, head, err := parseHead(row)
 	if err != nil {
 		return err
 	}
-	s.revision = revision
+	s.tree.revision = revision
 	s.head.Store(&head)
-	n := int(head.Size % storage.TileWidth)
-	if n == 0 {
-		return nil
-	}
-	if s.tail, err = s.bundle(head.Size / storage.TileWidth); err != nil {
-		return err
-	}
-	return checkBundle(s.tail, n)
+	return nil
 }
 
-// verify checks the tree, and that nothing lies beyond the head: every commit wrote both
-// or neither.
+// readRevision reads the revision of the cells.
+func (s *Store) readRevision() error {
+	row, err := s.row(s.cells, kindRevision, "revision of the cells")
+	if err != nil {
+		return err
+	}
+	if len(row) != 8 {
+		return fmt.Errorf("%w: the revision of the cells has %d bytes", storage.ErrCorrupt, len(row))
+	}
+	s.cells.revision = binary.BigEndian.Uint64(row)
+	return nil
+}
+
+// row reads a row that every store has.
+func (s *Store) row(d *database, kind byte, what string) ([]byte, error) {
+	row, err := d.get([]byte{kind})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there is no %s", storage.ErrCorrupt, what)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	return row, nil
+}
+
+// verify checks the tree, and that the rows of each kind end where the head does: every
+// commit wrote both or neither.
 func (s *Store) verify() error {
-	ctx := context.Background()
-	if err := storage.Verify(ctx, s); err != nil {
+	if err := storage.Verify(context.Background(), s); err != nil {
 		return err
 	}
 	size := s.head.Load().Size
-	beyond := []struct {
-		what         string
-		lower, upper []byte
-	}{
-		{"payload", indexKey(kindPayload, size), []byte{kindPayload + 1}},
-		{"bundle", indexKey(kindLeaves, (size+storage.TileWidth-1)/storage.TileWidth), []byte{kindLeaves + 1}},
-		{"node", nodeKey(1, storage.Complete(size, 1)), nodeKey(2, 0)},
+	ends := map[byte]uint64{kindLeaves: size, kindPayloads: size}
+	for level := uint8(1); level <= storage.MaxLevel; level++ {
+		ends[kindNodes+level] = storage.Complete(size, level)
 	}
-	for _, b := range beyond {
-		err := s.scan(b.lower, b.upper, func(it *pebble.Iterator) error {
-			if it.First() {
-				return fmt.Errorf("%w: %s row %x lies beyond the head of size %d", storage.ErrCorrupt, b.what, it.Key(), size)
-			}
-			return it.Error()
-		})
+	for kind, want := range ends {
+		end, err := s.end(kind)
 		if err != nil {
 			return err
 		}
+		if end != want {
+			return fmt.Errorf("%w: the rows of kind %q end at %d, the head of size %d wants %d", storage.ErrCorrupt, kind, end, size, want)
+		}
 	}
 	return nil
+}
+
+// end returns where the rows of a kind end.
+func (s *Store) end(kind byte) (end uint64, err error) {
+	err = s.tree.scan([]byte{kind}, []byte{kind + 1}, func(it *pebble.Iterator) error {
+		if !it.Last() {
+			return it.Error()
+		}
+		first, r, err := rowAt(it)
+		end = first + uint64(r.n)
+		return err
+	})
+	return end, err
 }

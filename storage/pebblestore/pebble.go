@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -19,10 +20,13 @@ const (
 	// DefaultCacheBytes is the size of the block cache. The log reads its right edge
 	// and what was appended lately, so that a larger one would hold little more.
 	DefaultCacheBytes = 32 << 20
-	// DefaultMemTableBytes is the size of a memtable. A large one makes fewer and
-	// larger tables, which are merged less often.
-	DefaultMemTableBytes = 32 << 20
+	// DefaultMemTableBytes is the size of a memtable of the tree. Each becomes one table
+	// of payloads and one of leaves, so that it decides how many files there are.
+	DefaultMemTableBytes = 24 << 20
 )
+
+// maxCellsMemTable limits the memtable of the cells, in bytes: a second of checkpoints.
+const maxCellsMemTable = 2 << 20
 
 // memTables is how many memtables may wait to be flushed before writers wait.
 const memTables = 3
@@ -30,22 +34,56 @@ const memTables = 3
 // recycledLogs is how many old logs Pebble keeps to write over: memTables+1.
 const recycledLogs = memTables + 1
 
-// pebbleOptions are chosen for a log: keys of each kind arrive in order, are read mostly
-// near the end, and are never changed but for the head, the last bundle and erasures.
+// treeOptions are chosen for keys that only grow: flushed tables do not overlap and are
+// never merged, but for the few rows of head and nodes.
+func (s *Store) treeOptions() *pebble.Options {
+	o := s.pebbleOptions()
+	o.MemTableSize = cmp.Or(s.options.MemTableBytes, DefaultMemTableBytes)
+	// A flush ends a table where the kind of rows changes, so that those of leaves and of
+	// payloads each come after the ones before.
+	o.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
+		switch {
+		case bytes.Compare(start, []byte{kindLeaves}) < 0:
+			return pebble.SpanPolicy{}, []byte{kindLeaves}, nil
+		case bytes.Compare(start, []byte{kindPayloads}) < 0:
+			return pebble.SpanPolicy{}, []byte{kindPayloads}, nil
+		}
+		return pebble.SpanPolicy{}, nil, nil
+	}
+	// One table of each kind from a flush, however much of it.
+	o.TargetFileSizes[0], o.TargetFileSizes[1] = 64<<20, 64<<20
+	// One level below the flushed tables holds everything: no merge from level to level.
+	o.LBaseMaxBytes = 1 << 60
+	// The flushed tables are moved there before they are so many that they slow down Pebble.
+	o.L0CompactionFileThreshold = 32
+	for i := range o.Levels {
+		// One row of payloads, or many small ones, which then compress against each other.
+		o.Levels[i].BlockSize = payloadRow
+		o.Levels[i].IndexBlockSize = 64 << 10
+	}
+	return o
+}
+
+// cellsOptions are chosen for a few small rows that are written again and again.
+func (s *Store) cellsOptions() *pebble.Options {
+	o := s.pebbleOptions()
+	o.MemTableSize = min(cmp.Or(s.options.MemTableBytes, DefaultMemTableBytes), maxCellsMemTable)
+	return o
+}
+
+// pebbleOptions are what both databases have in common.
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		FS:       s.fs,
 		ReadOnly: s.readOnly,
 		Logger:   &logger{s},
+		Cache:    s.cache,
 		// The newest format has log records that tell a damaged middle from a torn end.
 		FormatMajorVersion: pebble.FormatNewest,
 
-		// Memory: cache, and memTables memtables at most.
-		CacheSize:                   cmp.Or(s.options.CacheBytes, DefaultCacheBytes),
-		MemTableSize:                cmp.Or(s.options.MemTableBytes, DefaultMemTableBytes),
 		MemTableStopWritesThreshold: memTables,
 		// An open table costs its index and a file descriptor; daemons get 1,024.
-		MaxOpenFiles: 512,
+		MaxOpenFiles: 256,
 
 		// Tables are handed to the disk in pieces, so that the sync at their end does not
 		// hold up the log's. A commit syncs the log itself, and nothing else may.
@@ -54,26 +92,25 @@ func (s *Store) pebbleOptions() *pebble.Options {
 
 		// Merging starts when a few flushes have come together, and writers wait only
 		// when it is far behind: a burst is taken first and sorted later.
-		L0CompactionThreshold:     4,
-		L0CompactionFileThreshold: 500,
-		L0StopWritesThreshold:     64,
+		L0CompactionThreshold: 4,
+		L0StopWritesThreshold: 64,
 		// A second merge only when the first falls behind: the log needs the processors.
 		CompactionConcurrencyRange: func() (lower, upper int) { return 1, 2 },
 	}
 	for i := range o.Levels {
-		// Payloads of some 500 bytes compress against each other: 32 KiB hold sixty.
-		// A point read unpacks one block.
-		o.Levels[i].BlockSize = 32 << 10
-		o.Levels[i].IndexBlockSize = 64 << 10
 		// Fast enough to be invisible beside the sync. Stronger ones cost more time
 		// than they save in bytes: see ../DESIGN.md.
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
 		// No bloom filters: what is asked for exists.
 		o.Levels[i].FilterPolicy = pebble.NoFilterPolicy
 	}
-	// Fewer and larger tables. Those of payloads are moved down, not written again.
-	o.TargetFileSizes[0] = 8 << 20
-	o.EventListener = &pebble.EventListener{
+	o.EventListener = s.listener()
+	return o
+}
+
+// listener hears of what Pebble does in the background.
+func (s *Store) listener() *pebble.EventListener {
+	return &pebble.EventListener{
 		BackgroundError: func(err error) {
 			s.log.Error("the store's background work was interrupted and will be tried again", slog.String("dir", s.dir), slog.Any("err", err))
 		},
@@ -87,7 +124,6 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			s.log.Warn("writes wait for the store's background work", slog.String("dir", s.dir), slog.String("why", info.Reason))
 		},
 	}
-	return o
 }
 
 // logger takes Pebble's messages.

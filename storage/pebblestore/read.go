@@ -2,32 +2,14 @@ package pebblestore
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
-	"io/fs"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/keytrail/keytrail/storage"
 )
-
-// get returns a copy of a row, fs.ErrNotExist when there is none.
-func (s *Store) get(key []byte) ([]byte, error) {
-	var content []byte
-	err := guard(func() error {
-		value, closer, err := s.db.Get(key)
-		if err != nil {
-			return err
-		}
-		content = append([]byte{}, value...)
-		return closer.Close()
-	})
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, fs.ErrNotExist
-	}
-	return content, corrupt(err)
-}
 
 // Tile implements storage.Store.
 func (s *Store) Tile(ctx context.Context, level uint8, index uint64, width int) ([]byte, error) {
@@ -42,7 +24,8 @@ func (s *Store) Tile(ctx context.Context, level uint8, index uint64, width int) 
 	if level == 0 {
 		read = s.hashLeaves
 	}
-	tile, err := read(level, index, width)
+	start := index * storage.TileWidth
+	tile, err := read(level, start, start+uint64(width))
 	if err != nil {
 		return nil, fmt.Errorf("reading tile %d/%d: %w", level, index, err)
 	}
@@ -50,117 +33,43 @@ func (s *Store) Tile(ctx context.Context, level uint8, index uint64, width int) 
 }
 
 // hashLeaves makes a tile of level 0 from the leaves.
-func (s *Store) hashLeaves(_ uint8, index uint64, width int) ([]byte, error) {
-	bundle, err := s.bundle(index)
-	if err != nil {
-		return nil, err
-	}
-	tile := make([]byte, 0, width*storage.HashSize)
-	h := rfc6962.DefaultHasher.New()
-	for range width {
-		var leaf []byte
-		if leaf, bundle, err = nextLeaf(bundle); err != nil {
-			return nil, err
-		}
-		h.Reset()
-		h.Write([]byte{rfc6962.RFC6962LeafHashPrefix})
-		h.Write(leaf)
-		tile = h.Sum(tile)
-	}
-	return tile, nil
+func (s *Store) hashLeaves(_ uint8, start, end uint64) ([]byte, error) {
+	tile := make([]byte, 0, (end-start)*storage.HashSize)
+	input := make([]byte, 1, 64)
+	input[0] = rfc6962.RFC6962LeafHashPrefix
+	err := s.items(context.Background(), kindLeaves, start, end, func(_ uint64, leaf []byte) error {
+		input = append(input[:1], leaf...)
+		hash := sha256.Sum256(input)
+		tile = append(tile, hash[:]...)
+		return nil
+	})
+	return tile, err
 }
 
 // readNodes reads a tile of level 1 and above.
-func (s *Store) readNodes(level uint8, index uint64, width int) ([]byte, error) {
-	start := index * storage.TileWidth
-	tile := make([]byte, 0, width*storage.HashSize)
-	err := s.scan(nodeKey(level, start), nodeKey(level, start+uint64(width)), func(it *pebble.Iterator) error {
-		for valid := it.First(); valid; valid = it.Next() {
-			value, err := it.ValueAndErr()
-			if err != nil {
-				return err
-			}
-			if len(value) != storage.HashSize {
-				return fmt.Errorf("%w: node row %x has %d bytes", storage.ErrCorrupt, it.Key(), len(value))
-			}
-			tile = append(tile, value...)
+func (s *Store) readNodes(level uint8, start, end uint64) ([]byte, error) {
+	tile := make([]byte, 0, (end-start)*storage.HashSize)
+	err := s.items(context.Background(), kindNodes+level, start, end, func(index uint64, node []byte) error {
+		if len(node) != storage.HashSize {
+			return fmt.Errorf("%w: node %d/%d has %d bytes", storage.ErrCorrupt, level, index, len(node))
 		}
+		tile = append(tile, node...)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if have := len(tile) / storage.HashSize; have != width {
-		return nil, fmt.Errorf("%w: %d of its %d nodes are stored", storage.ErrCorrupt, have, width)
-	}
-	return tile, nil
-}
-
-// bundle reads the leaves of a bundle of the committed tree.
-func (s *Store) bundle(n uint64) ([]byte, error) {
-	bundle, err := s.get(indexKey(kindLeaves, n))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: bundle %d of leaves is missing", storage.ErrCorrupt, n)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading bundle %d of leaves: %w", n, err)
-	}
-	return bundle, nil
-}
-
-// scan calls fn with an iterator over the rows from lower (inclusive) to upper
-// (exclusive), nil for the end, and returns the iterator's error if fn has none.
-func (s *Store) scan(lower, upper []byte, fn func(it *pebble.Iterator) error) error {
-	return guard(func() error {
-		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-		if err != nil {
-			return corrupt(err)
-		}
-		err = fn(it)
-		if closeErr := it.Close(); err == nil {
-			err = closeErr
-		}
-		return corrupt(err)
-	})
+	return tile, err
 }
 
 // Leaves implements storage.Store.
 func (s *Store) Leaves(ctx context.Context, start, end uint64, fn func(index uint64, leaf []byte) error) error {
-	if err := s.enter(ctx); err != nil {
-		return err
-	}
-	defer s.calls.Done()
-	if err := storage.CheckRange(s.head.Load().Size, start, end); err != nil {
-		return err
-	}
-	for i := start; i < end; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		bundle, err := s.bundle(i / storage.TileWidth)
-		if err != nil {
-			return err
-		}
-		at := i / storage.TileWidth * storage.TileWidth
-		for stop := min(end, at+storage.TileWidth); at < stop; at++ {
-			var leaf []byte
-			if leaf, bundle, err = nextLeaf(bundle); err != nil {
-				return fmt.Errorf("reading leaf %d: %w", at, err)
-			}
-			if at < i {
-				continue
-			}
-			if err := fn(at, leaf[:len(leaf):len(leaf)]); err != nil {
-				return err
-			}
-		}
-		i = at
-	}
-	return nil
+	return s.entries(ctx, kindLeaves, start, end, fn)
 }
 
 // Payloads implements storage.Store.
 func (s *Store) Payloads(ctx context.Context, start, end uint64, fn func(index uint64, payload []byte) error) error {
+	return s.entries(ctx, kindPayloads, start, end, fn)
+}
+
+func (s *Store) entries(ctx context.Context, kind byte, start, end uint64, fn func(index uint64, item []byte) error) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
@@ -168,16 +77,36 @@ func (s *Store) Payloads(ctx context.Context, start, end uint64, fn func(index u
 	if err := storage.CheckRange(s.head.Load().Size, start, end); err != nil {
 		return err
 	}
-	c := chunk{data: []byte{}} // Not nil, which is for the erased.
-	for at := start; at < end; {
-		if err := ctx.Err(); err != nil {
-			return err
+	return s.items(ctx, kind, start, end, fn)
+}
+
+// items calls fn with the items of a kind from start to end, all of which are committed. An
+// item that is erased is nil; only payloads can be.
+func (s *Store) items(ctx context.Context, kind byte, start, end uint64, fn func(index uint64, item []byte) error) error {
+	c, _ := s.chunks.Get().(*chunk)
+	if c == nil {
+		c = &chunk{data: []byte{}} // Not nil, which is for the erased.
+	}
+	defer func() {
+		if cap(c.data) <= maxKeptChunk {
+			s.chunks.Put(c)
 		}
-		if err := s.readPayloads(&c, at, end); err != nil {
-			return fmt.Errorf("reading payloads from %d: %w", at, err)
+	}()
+	for at := start; at < end; {
+		if err := s.readChunk(c, kind, at, end); err != nil {
+			return fmt.Errorf("reading from entry %d: %w", at, err)
 		}
 		for i := range c.ends {
-			if err := fn(at, c.payload(i)); err != nil {
+			if i%rowItems == 0 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+			item := c.item(i)
+			if kind != kindPayloads && len(item) == 0 {
+				return fmt.Errorf("%w: entry %d is empty", storage.ErrCorrupt, at)
+			}
+			if err := fn(at, item); err != nil {
 				return err
 			}
 			at++
@@ -186,91 +115,52 @@ func (s *Store) Payloads(ctx context.Context, start, end uint64, fn func(index u
 	return nil
 }
 
-// A chunk of payloads is read before any of them is handed out, so that no iterator is
-// open while the caller works: an open one keeps tables and memtables alive.
-const (
-	chunkEntries = 256
-	chunkBytes   = 1 << 20
-)
-
-// chunk holds consecutive payloads.
-type chunk struct {
-	data []byte
-	// ends are where the payloads end in data; -1-end for an erased one.
-	ends []int
-}
-
-// payload returns the i-th payload, nil when it was erased.
-func (c *chunk) payload(i int) []byte {
-	end := c.ends[i]
-	if end < 0 {
-		return nil
-	}
-	start := 0
-	if i > 0 {
-		if start = c.ends[i-1]; start < 0 {
-			start = -1 - start
-		}
-	}
-	return c.data[start:end:end]
-}
-
-func (c *chunk) add(payload []byte) {
-	c.data = append(c.data, payload...)
-	c.ends = append(c.ends, len(c.data))
-}
-
-func (c *chunk) addErased() { c.ends = append(c.ends, -1-len(c.data)) }
-
-func (c *chunk) full() bool {
-	return len(c.ends) >= chunkEntries || len(c.data) >= chunkBytes
-}
-
-// readPayloads reads at least one payload from start, and at most to end.
-func (s *Store) readPayloads(c *chunk, start, end uint64) error {
-	c.data, c.ends = c.data[:0], c.ends[:0]
-	end = min(end, start+chunkEntries)
-	next := start
-	// missing accounts for the entries before index that have no payload.
-	missing := func(index uint64) error {
-		for ; next < index && !c.full(); next++ {
-			if err := s.checkErased(next); err != nil {
-				return err
-			}
-			c.addErased()
-		}
-		return nil
-	}
-	return s.scan(indexKey(kindPayload, start), indexKey(kindPayload, end), func(it *pebble.Iterator) error {
-		for valid := it.First(); valid && !c.full(); valid = it.Next() {
-			index, err := parseIndexKey(it.Key())
+// readChunk reads at least one item from start, and at most to end.
+func (s *Store) readChunk(c *chunk, kind byte, start, end uint64) error {
+	c.reset()
+	// The row of start is the last that does not begin after it.
+	putKey(c.lower[:], kind, start/rowItems*rowItems)
+	putKey(c.seek[:], kind, start+1)
+	putKey(c.upper[:], kind, end)
+	return s.tree.scan(c.lower[:], c.upper[:], func(it *pebble.Iterator) error {
+		next := start
+		for valid := it.SeekLT(c.seek[:]); valid; valid = it.Next() {
+			first, r, err := rowAt(it)
 			if err != nil {
 				return err
 			}
-			if err := missing(index); err != nil {
+			if first > next || first < next && next != start || first+uint64(r.n) <= next {
+				return fmt.Errorf("%w: row %x does not hold entry %d", storage.ErrCorrupt, it.Key(), next)
+			}
+			from, to := next-first, min(end-first, uint64(r.n))
+			if err := r.addTo(c, int(from), int(to)); err != nil {
 				return err
 			}
-			payload, err := it.ValueAndErr()
-			if err != nil {
-				return err
-			}
-			if !c.full() {
-				c.add(payload)
-				next++
+			if next = first + to; next == end || c.full() {
+				return nil
 			}
 		}
-		if err := it.Error(); err != nil || c.full() {
+		if err := it.Error(); err != nil {
 			return err
 		}
-		return missing(end)
+		return fmt.Errorf("%w: entry %d is missing", storage.ErrCorrupt, next)
 	})
 }
 
-// checkErased checks that an entry without a payload had it erased.
-func (s *Store) checkErased(index uint64) error {
-	_, err := s.get(indexKey(kindErased, index))
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: the payload of entry %d is missing and was not erased", storage.ErrCorrupt, index)
+// rowAt reads the row under an iterator.
+func rowAt(it *pebble.Iterator) (first uint64, r run, err error) {
+	if first, err = parseKey(it.Key()); err != nil {
+		return 0, r, err
 	}
-	return err
+	value, err := it.ValueAndErr()
+	if err != nil {
+		return 0, r, err
+	}
+	if r, err = parseRun(value); err != nil {
+		return 0, r, fmt.Errorf("reading row %x: %w", it.Key(), err)
+	}
+	if uint64(r.n) > rowItems-first%rowItems {
+		return 0, r, fmt.Errorf("%w: row %x has %d items", storage.ErrCorrupt, it.Key(), r.n)
+	}
+	return first, r, nil
 }

@@ -1,8 +1,9 @@
 // Package pebblestore is the default storage engine: one log in one directory, kept by
 // the embedded key-value store Pebble.
 //
-// A Store may be used concurrently; its writes wait for each other. A commit is one
-// write-ahead-log record and is synced before it is acknowledged; a failed sync makes the
+// A Store may be used concurrently; commits wait for each other, and so do swaps of cells,
+// which are kept beside the tree. A commit is one write-ahead-log record and is synced
+// before it is acknowledged, and so are the swaps that come together; a failed sync makes the
 // Store refuse every further write, because nobody knows what the disk holds then, and
 // the process should end (see Options.OnFatal). One process has the directory at a time.
 //
@@ -43,13 +44,15 @@ type Options struct {
 	// CacheBytes is the size of the block cache, 0 for DefaultCacheBytes.
 	CacheBytes int64
 	// MemTableBytes is the size of a memtable, 0 for DefaultMemTableBytes. Up to three
-	// of them are in memory.
+	// of them are in memory; those of the cells are smaller.
 	MemTableBytes uint64
 }
 
 // Store implements storage.Store. It must be made with Create or Open.
 type Store struct {
-	db      *pebble.DB
+	// tree keeps head, leaves, nodes and payloads; cells the cells.
+	tree, cells *database
+
 	dir     string
 	fs      *storeFS
 	lock    io.Closer
@@ -65,17 +68,23 @@ type Store struct {
 	// head is what the last commit that is known durable has made.
 	head atomic.Pointer[storage.Head]
 
-	// write is held by whoever writes, and guards what follows.
-	write sync.Mutex
-	// revision counts the writes since the store was created.
-	revision uint64
-	// tail holds the framed leaves of the incomplete bundle, as its row does.
-	tail []byte
+	// cache is shared by tree and cells; nil while they are closed.
+	cache *pebble.Cache
 
-	// swapping guards swaps: those that wait for the next write. It is taken for
-	// moments only, also by who holds write.
+	// erasing is held by ErasePayloads, which changes rows; commits only add some.
+	erasing sync.Mutex
+
+	// flushed are the revisions of tree and cells that tables are known to hold; it
+	// belongs to whoever opens, closes, or holds erasing.
+	flushed [2]uint64
+
+	// swapping guards swaps: those that wait for the next write to cells. It is taken for
+	// moments only, also by who holds cells.write.
 	swapping sync.Mutex
 	swaps    []*swap
+
+	// chunks are kept from reading to reading.
+	chunks sync.Pool
 
 	// calls counts the calls under way, for Close to wait for.
 	calls sync.WaitGroup
@@ -161,7 +170,7 @@ func (s *Store) Close() error {
 
 func (s *Store) close() error {
 	if s.refused.Load() == nil && !s.readOnly {
-		if err := s.flush(); err != nil {
+		if err := s.settle(); err != nil {
 			return s.release(err)
 		}
 	}
@@ -171,11 +180,16 @@ func (s *Store) close() error {
 	return s.release(nil)
 }
 
-// flush moves everything to tables and notes how far the store has come.
-func (s *Store) flush() error {
-	if err := guard(s.db.Flush); err != nil {
-		s.fail(err)
-		return err
+func (s *Store) databases() [2]*database { return [...]*database{s.tree, s.cells} }
+
+// settle moves everything to tables, gives the space of old logs back, and notes how far
+// the store has come.
+func (s *Store) settle() error {
+	for i, d := range s.databases() {
+		var err error
+		if s.flushed[i], err = d.dropLogs(); err != nil {
+			return err
+		}
 	}
 	return s.writeMark()
 }

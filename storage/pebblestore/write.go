@@ -10,11 +10,15 @@ import (
 )
 
 // maxRetainedBatch is the largest buffer of a batch that is kept for the next one, in
-// bytes: a thousand entries of 1 KiB.
-const maxRetainedBatch = 2 << 20
+// bytes: some thousand entries of 600 bytes.
+const maxRetainedBatch = 4 << 20
 
 // rowOverhead is more than what Pebble adds to a key and a value in a batch, in bytes.
 const rowOverhead = 16
+
+// payloadRow is where a row of payloads ends, in bytes, unless its first one is larger. A
+// reading of one payload unpacks a block, which holds a row, or many small ones.
+const payloadRow = 32 << 10
 
 // Commit implements storage.Store: one synced batch holds payloads, leaves, nodes and
 // the head.
@@ -23,8 +27,8 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 		return err
 	}
 	defer s.calls.Done()
-	s.write.Lock()
-	defer s.write.Unlock()
+	s.tree.write.Lock()
+	defer s.tree.write.Unlock()
 	if err := s.commit(b); err != nil {
 		return fmt.Errorf("committing %d entries at %d: %w", len(b.Entries), b.Old.Size, err)
 	}
@@ -38,91 +42,82 @@ func (s *Store) commit(b *storage.Batch) error {
 	if err := b.Check(*s.head.Load()); err != nil {
 		return err
 	}
-	w := s.newBatch(batchBytes(b) + len(s.tail))
-	for i := range b.Entries {
-		setRow(w, kindPayload, b.Old.Size+uint64(i), b.Entries[i].Payload)
-	}
-	// From here on s.tail runs ahead of the head; when the write fails nothing more is
-	// written, so that it is not needed again.
-	s.setLeaves(w, b)
-	for i := range b.Nodes {
-		n := &b.Nodes[i]
-		op := w.SetDeferred(nodeKeySize, storage.HashSize)
-		putNodeKey(op.Key, n.Level, n.Index)
-		copy(op.Value, n.Hash[:])
-		_ = op.Finish() // Fails only for an indexed batch, as do Set and Delete.
-	}
+	w := s.tree.newBatch(batchBytes(b))
+	setEntries(w, kindLeaves, b, func(e *storage.Entry) []byte { return e.Leaf })
+	setEntries(w, kindPayloads, b, func(e *storage.Entry) []byte { return e.Payload })
+	setNodes(w, b.Nodes)
 	head := b.New
 	head.Time = head.Time.UTC()
-	return s.apply(w, head)
-}
-
-// setLeaves writes the bundles that the batch touches. The incomplete bundle is written
-// whole with every commit: see ../DESIGN.md.
-func (s *Store) setLeaves(w *pebble.Batch, b *storage.Batch) {
-	size := b.Old.Size
-	for i := range b.Entries {
-		s.tail = appendLeaf(s.tail, b.Entries[i].Leaf)
-		if size++; size%storage.TileWidth == 0 {
-			setRow(w, kindLeaves, size/storage.TileWidth-1, s.tail)
-			s.tail = s.tail[:0]
-		}
-	}
-	if len(s.tail) > 0 {
-		setRow(w, kindLeaves, size/storage.TileWidth, s.tail)
-	}
-}
-
-// setRow writes a row whose key is a kind and a number.
-func setRow(w *pebble.Batch, kind byte, n uint64, value []byte) {
-	op := w.SetDeferred(indexKeySize, len(value))
-	putIndexKey(op.Key, kind, n)
-	copy(op.Value, value)
-	_ = op.Finish()
-}
-
-// batchBytes estimates the size of a commit from above.
-func batchBytes(b *storage.Batch) int {
-	n := headSize + 2*rowOverhead + len(b.Nodes)*(nodeKeySize+storage.HashSize+rowOverhead)
-	for i := range b.Entries {
-		n += len(b.Entries[i].Payload) + indexKeySize + rowOverhead + len(b.Entries[i].Leaf) + leafHeader
-	}
-	return n + (len(b.Entries)/storage.TileWidth+2)*(indexKeySize+rowOverhead)
-}
-
-func (s *Store) newBatch(size int) *pebble.Batch {
-	return s.db.NewBatch(pebble.WithInitialSizeBytes(size), pebble.WithMaxRetainedSizeBytes(maxRetainedBatch))
-}
-
-// apply writes a batch together with the head row, synced. The caller holds s.write.
-// After an error the outcome is unknown and the store refuses all further writes.
-func (s *Store) apply(w *pebble.Batch, head storage.Head) error {
-	var row [headSize]byte
-	_ = w.Set([]byte{kindHead}, appendHead(row[:0], s.revision+1, head), nil)
-	err := guard(func() error { return w.Commit(pebble.Sync) })
-	if err != nil {
-		err = fmt.Errorf("the outcome is unknown: %w", err)
-		s.fail(err)
+	if err := s.tree.applyHead(w, head); err != nil {
 		return err
 	}
-	_ = w.Close() // Only gives the buffer back.
-	s.revision++
 	s.head.Store(&head)
 	return nil
 }
 
-// Cell implements storage.Store.
-func (s *Store) Cell(ctx context.Context, name string) ([]byte, error) {
-	if err := s.enter(ctx); err != nil {
-		return nil, err
+// setEntries writes one part of the entries of a batch in rows.
+func setEntries(w *pebble.Batch, kind byte, b *storage.Batch, part func(e *storage.Entry) []byte) {
+	first, rest := b.Old.Size, b.Entries
+	for len(rest) > 0 {
+		n, bytes := 0, 0
+		for limit := int(min(uint64(len(rest)), rowItems-first%rowItems)); n < limit; n++ {
+			if bytes += len(part(&rest[n])); bytes > payloadRow && n > 0 && kind == kindPayloads {
+				break
+			}
+		}
+		row := rest[:n]
+		setRow(w, newKey(kind, first), n, func(i int) ([]byte, bool) { return part(&row[i]), true })
+		first, rest = first+uint64(n), rest[n:]
 	}
-	defer s.calls.Done()
-	if err := storage.CheckCellName(name); err != nil {
-		return nil, err
+}
+
+// setNodes writes the nodes of a batch in rows. Those of one level are in order.
+func setNodes(w *pebble.Batch, nodes []storage.Node) {
+	if len(nodes) == 0 {
+		return
 	}
-	content, err := s.get(cellKey(name))
-	if err != nil {
-		return nil, fmt.Errorf("reading cell %q: %w", name, err)
+	var level []*storage.Node
+	for l := uint8(1); l <= storage.MaxLevel; l++ {
+		level = level[:0]
+		for i := range nodes {
+			if nodes[i].Level == l {
+				level = append(level, &nodes[i])
+			}
+		}
+		for rest := level; len(rest) > 0; {
+			first := rest[0].Index
+			row := rest[:min(uint64(len(rest)), rowItems-first%rowItems)]
+			setRow(w, newKey(kindNodes+l, first), len(row), func(i int) ([]byte, bool) { return row[i].Hash[:], true })
+			rest = rest[len(row):]
+		}
 	}
-	return content, nil
+}
+
+// setRow writes a row of n items; item returns the i-th, false when it is erased.
+func setRow(w *pebble.Batch, key []byte, n int, item func(i int) ([]byte, bool)) {
+	length := func(i int) int {
+		if b, ok := item(i); ok {
+			return len(b)
+		}
+		return erasedItem
+	}
+	l := layoutRun(n, length)
+	op := w.SetDeferred(len(key), l.size())
+	copy(op.Key, key)
+	v := l.begin(op.Value[:0], length)
+	for i := range n {
+		b, _ := item(i)
+		v = append(v, b...)
+	}
+	_ = op.Finish() // Fails only for an indexed batch, as does Set.
+}
+
+// batchBytes estimates the size of a commit from above.
+func batchBytes(b *storage.Batch) int {
+	bytes, rows := 0, 4+2*storage.MaxLevel+2*len(b.Entries)/rowItems
+	for i := range b.Entries {
+		bytes += len(b.Entries[i].Payload) + len(b.Entries[i].Leaf)
+	}
+	rows += 2 * bytes / payloadRow
+	return headSize + bytes + 8*len(b.Entries) + len(b.Nodes)*storage.HashSize + rows*(keySize+rowOverhead)
 }

@@ -10,6 +10,22 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
+// Cell implements storage.Store.
+func (s *Store) Cell(ctx context.Context, name string) ([]byte, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.calls.Done()
+	if err := storage.CheckCellName(name); err != nil {
+		return nil, err
+	}
+	content, err := s.cells.get(cellKey(name))
+	if err != nil {
+		return nil, fmt.Errorf("reading cell %q: %w", name, err)
+	}
+	return content, nil
+}
+
 // swap is a SwapCell that waits. Those that wait together are written in one batch, so that
 // swaps of different cells share a sync: a witness of many logs lives on that.
 type swap struct {
@@ -19,7 +35,7 @@ type swap struct {
 	err  error
 }
 
-// SwapCell implements storage.Store. Swaps that come while another write is being synced
+// SwapCell implements storage.Store. Swaps that come while another is being synced
 // are written together: by the first of them, while the others wait for it and for no lock.
 func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) error {
 	if err := s.enter(ctx); err != nil {
@@ -46,8 +62,8 @@ func (s *Store) SwapCell(ctx context.Context, name string, old, new []byte) erro
 
 // swapAll does every swap that waits, in the order in which they came.
 func (s *Store) swapAll() {
-	s.write.Lock()
-	defer s.write.Unlock()
+	s.cells.write.Lock()
+	defer s.cells.write.Unlock()
 	s.swapping.Lock()
 	swaps := s.swaps
 	s.swaps = nil
@@ -60,7 +76,7 @@ func (s *Store) swapAll() {
 	// written holds the cells as this batch leaves them.
 	written := make(map[string][]byte)
 	var good []*swap
-	size := headSize + rowOverhead
+	size := 2 * rowOverhead
 	for _, w := range swaps {
 		if w.err = s.checkSwap(w, written); w.err != nil {
 			continue
@@ -72,11 +88,11 @@ func (s *Store) swapAll() {
 	if len(good) == 0 {
 		return
 	}
-	b := s.newBatch(size)
+	b := s.cells.newBatch(size)
 	for _, w := range good {
 		_ = b.Set(w.key, w.new, nil)
 	}
-	if err := s.apply(b, *s.head.Load()); err != nil {
+	if err := s.cells.applyCells(b); err != nil {
 		for _, w := range good {
 			w.err = err
 		}
@@ -91,7 +107,7 @@ func (s *Store) checkSwap(w *swap, written map[string][]byte) error {
 	content, exists := written[string(w.key)]
 	if !exists {
 		var err error
-		content, err = s.get(w.key)
+		content, err = s.cells.get(w.key)
 		exists = !errors.Is(err, fs.ErrNotExist)
 		if err != nil && exists {
 			return err
