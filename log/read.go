@@ -8,6 +8,7 @@ import (
 	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/receipt"
 	"github.com/keytrail/keytrail/proto/tile"
+	"github.com/keytrail/keytrail/storage"
 )
 
 // Published returns the latest published checkpoint; its Note is nil before the first.
@@ -130,16 +131,44 @@ func (l *Log) Receipts(ctx context.Context, indexes []uint64) ([][]byte, error) 
 			return nil, fmt.Errorf("%w: index %d, size is %d", ErrUnpublished, i, pub.Size)
 		}
 	}
+	payloads, err := l.payloads(ctx, indexes)
+	if err != nil {
+		return nil, err
+	}
 	receipts := make([][]byte, len(indexes))
-	err := l.prover.Inclusions(ctx, indexes, pub.Size, func(i int, _ prove.Hash, hashes []prove.Hash) error {
-		r := receipt.Receipt{Index: indexes[i], Hashes: hashes, Checkpoint: pub.Note}
-		return l.store.Payloads(ctx, indexes[i], indexes[i]+1, func(_ uint64, payload []byte) error {
-			if payload != nil {
-				r.Extra = payload
-				receipts[i] = r.Append(make([]byte, 0, r.Size()))
-			}
-			return nil
-		})
+	err = l.prover.Inclusions(ctx, indexes, pub.Size, func(i int, _ prove.Hash, hashes []prove.Hash) error {
+		if payloads[i] != nil {
+			r := receipt.Receipt{Index: indexes[i], Hashes: hashes, Extra: payloads[i], Checkpoint: pub.Note}
+			receipts[i] = r.Append(make([]byte, 0, r.Size()))
+		}
+		return nil
 	})
 	return receipts, err
+}
+
+// payloads reads the payloads of entries, those that follow each other in one go; nil
+// where one was erased.
+func (l *Log) payloads(ctx context.Context, indexes []uint64) ([][]byte, error) {
+	out := make([][]byte, 0, len(indexes))
+	keep := func(_ uint64, payload []byte) error {
+		if payload != nil {
+			payload = append([]byte{}, payload...)
+		}
+		out = append(out, payload)
+		return nil
+	}
+	for len(out) < len(indexes) {
+		first := len(out)
+		end := first + 1
+		for end < len(indexes) && indexes[end] == indexes[end-1]+1 {
+			end++
+		}
+		if err := l.store.Payloads(ctx, indexes[first], indexes[end-1]+1, keep); err != nil {
+			return nil, err
+		}
+		if len(out) != end {
+			return nil, fmt.Errorf("reading payloads from %d: %w: there are %d instead of %d", indexes[first], storage.ErrCorrupt, len(out)-first, end-first)
+		}
+	}
+	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -40,11 +41,11 @@ func (s *Server) Append(ctx context.Context, req *rpc.AppendRequest) (*rpc.Appen
 	if err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	ack, err := s.ack(ctx, &results[0], req.GetWait())
-	if err != nil {
+	a := ack(&results[0])
+	if err := s.addReceipts(ctx, []*rpc.Ack{a}, req.GetWait()); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	return &rpc.AppendResponse{Ack: ack}, nil
+	return &rpc.AppendResponse{Ack: a}, nil
 }
 
 // AppendBatch implements rpc.LogServiceServer.
@@ -237,41 +238,52 @@ func (s *Server) land(ctx context.Context, f *flight) ([]*rpc.AppendResult, erro
 
 func (s *Server) results(ctx context.Context, in []log.Result, wait rpc.Wait) ([]*rpc.AppendResult, error) {
 	out := make([]*rpc.AppendResult, len(in))
+	acks := make([]*rpc.Ack, 0, len(in))
 	for i := range in {
 		if in[i].Err != nil {
 			out[i] = s.appendError(ctx, in[i].Err)
 			continue
 		}
-		ack, err := s.ack(ctx, &in[i], wait)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = &rpc.AppendResult{Result: &rpc.AppendResult_Ack{Ack: ack}}
+		a := ack(&in[i])
+		acks = append(acks, a)
+		out[i] = &rpc.AppendResult{Result: &rpc.AppendResult_Ack{Ack: a}}
 	}
-	return out, nil
+	return out, s.addReceipts(ctx, acks, wait)
 }
 
-// ack makes the answer for one recorded event; with WAIT_PUBLISHED and WAIT_WITNESSED it
-// waits for the checkpoint and adds the receipt: nothing is published without the quorum.
-func (s *Server) ack(ctx context.Context, r *log.Result, wait rpc.Wait) (*rpc.Ack, error) {
+// ack makes the answer for one recorded event.
+func ack(r *log.Result) *rpc.Ack {
 	a := &rpc.Ack{
 		Index: r.Index, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex, Duplicate: r.Duplicate,
 	}
 	if !r.LoggedAt.IsZero() {
 		a.LoggedAt = timestamppb.New(r.LoggedAt)
 	}
-	if wait != rpc.Wait_WAIT_PUBLISHED && wait != rpc.Wait_WAIT_WITNESSED {
-		return a, nil
+	return a
+}
+
+// addReceipts waits, with WAIT_PUBLISHED and WAIT_WITNESSED, for the checkpoint, and adds
+// the receipts: nothing is published without the quorum. An event that was recorded before
+// and whose payload has been destroyed since has none.
+func (s *Server) addReceipts(ctx context.Context, acks []*rpc.Ack, wait rpc.Wait) error {
+	if len(acks) == 0 || (wait != rpc.Wait_WAIT_PUBLISHED && wait != rpc.Wait_WAIT_WITNESSED) {
+		return nil
 	}
-	if _, err := s.log.WaitPublished(ctx, r.Index); err != nil {
-		return nil, err
+	indexes := make([]uint64, len(acks))
+	for i, a := range acks {
+		indexes[i] = a.GetIndex()
 	}
-	var err error
-	a.Receipt, err = s.log.Receipt(ctx, r.Index)
-	if errors.Is(err, log.ErrErased) { // recorded, and its payload destroyed since
-		err = nil
+	if _, err := s.log.WaitPublished(ctx, slices.Max(indexes)); err != nil {
+		return err
 	}
-	return a, err
+	receipts, err := s.log.Receipts(ctx, indexes)
+	if err != nil {
+		return err
+	}
+	for i := range acks {
+		acks[i].Receipt = receipts[i]
+	}
+	return nil
 }
 
 func (s *Server) checkRequest(events int, wait rpc.Wait) error {
