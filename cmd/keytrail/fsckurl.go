@@ -18,7 +18,7 @@ import (
 // fsckFlags are those of keytrail fsck.
 type fsckFlags struct {
 	dir, url, policy string
-	payloads         bool
+	payloads, tree   bool
 }
 
 // check holds which flags go together.
@@ -30,6 +30,8 @@ func (f *fsckFlags) check() error {
 		return cli.Usage("--url needs --policy: only it says whose signatures count")
 	case f.url == "" && (f.policy != "" || f.payloads):
 		return cli.Usage("--policy and --payloads go with --url; --dir has its own keys and payloads")
+	case f.url != "" && f.tree:
+		return cli.Usage("--tree goes with --dir; --url checks records only with --payloads")
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/fsck"
 	"github.com/keytrail/keytrail/log/ledger"
@@ -249,6 +251,62 @@ func TestManyProblemsAreCounted(t *testing.T) {
 	if len(r.Problems) != 100 || r.Unlisted != 600 {
 		t.Errorf("%d listed, %d not", len(r.Problems), r.Unlisted)
 	}
+}
+
+// TestFindingsAreInOrder: parts are checked side by side, and reported as if one after the
+// other: what cannot be read, what is wrong with entries, with chains, with tiles.
+func TestFindingsAreInOrder(t *testing.T) {
+	d, s := logtest.NewDir(t), memstore.New()
+	fill(t, d, s, 2600)
+	store := &damaged{Store: s,
+		leaf: flip(2100, 5),
+		payload: func(i uint64, b []byte) ([]byte, error) {
+			switch i {
+			case 1500, 2590:
+				return nil, errUnreadable
+			case 1030, 3, 2050:
+				b[3] ^= 1
+			}
+			return b, nil
+		},
+		tile: func(level uint8, index uint64, b []byte) []byte {
+			if level == 0 && (index == 1 || index == 6) {
+				b[0] ^= 1
+			}
+			return b
+		},
+	}
+	var got []string
+	r, err := fsck.Check(t.Context(), store, options(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range r.Problems {
+		got = append(got, p.Where)
+	}
+	want := []string{"entry 3", "tile 0/1", "entry 1500", "entry 1030", "tile 0/6", "entry 2590", "entry 2050", "entry 2100", "checkpoint",
+		"tile 0/8", "tile 1/0", "head"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestTreeOnly(t *testing.T) {
+	d, s := logtest.NewDir(t), memstore.New()
+	fill(t, d, s, 1300)
+	opts := options(d)
+	opts.TreeOnly = true
+	all := func(uint64, []byte) ([]byte, error) { return nil, errUnreadable }
+	r, err := fsck.Check(t.Context(), &damaged{Store: s, payload: all}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Problems) > 0 || r.Entries != 1300 || r.Signatures != 2 || r.Keys != 0 || r.Erased != 0 {
+		t.Errorf("payloads were read: %+v", r)
+	}
+	expect(t, &damaged{Store: s, leaf: flip(600, 20)}, opts, "tile 0/2", "hash 88 is")
+	expect(t, &damaged{Store: s, leaf: flip(1290, 20)}, opts, "checkpoint", "for size 1300, the leaves give")
+	expect(t, &damaged{Store: s, tile: flipTile(1, 0, 4)}, opts, "tile 1/0", "hash 4 is")
 }
 
 func TestUnreadableRecordGivesOneProblem(t *testing.T) {

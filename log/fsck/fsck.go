@@ -2,9 +2,9 @@
 // from its record, every node and root from the leaves, every key's chain from the events,
 // and holds the published checkpoint against them.
 //
-// It only reads. Memory is bounded but for one small entry a key. It is trusted for
-// nothing: what it finds can be checked by anyone who holds the same bytes and the log's
-// public keys.
+// It only reads, with as many goroutines as there are processors. Memory is bounded but
+// for one small entry a key, about 50 bytes. It is trusted for nothing: what it finds can
+// be checked by anyone who holds the same bytes and the log's public keys.
 package fsck
 
 import (
@@ -12,19 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"runtime"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage"
 )
-
-// chunk is how many entries are read and checked at a time.
-const chunk = 1024
 
 // maxProblems bounds the report; the rest are counted.
 const maxProblems = 100
@@ -38,6 +32,9 @@ type Options struct {
 	CheckpointCell string
 	// Signed, when set, is what the signer's ledger holds.
 	Signed *ledger.State
+	// TreeOnly leaves payloads out: leaves, nodes, head, checkpoint and ledger are checked,
+	// records and the keys' chains are not.
+	TreeOnly bool
 	// Progress, when set, is called now and then with how many entries are done.
 	Progress func(done, total uint64)
 }
@@ -165,94 +162,6 @@ func (c *checker) loadCheckpoint(ctx context.Context) {
 	c.published = &cp
 	if cp.Size > c.head.Size {
 		c.problem("checkpoint", "has %d entries, the store %d", cp.Size, c.head.Size)
-	}
-}
-
-// entries reads chunks in one goroutine, checks each by itself in several, and joins
-// them in order in this one.
-func (c *checker) entries(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	workers := runtime.GOMAXPROCS(0)
-	order := make(chan chan *part, 2*workers)
-	work := make(chan *part, workers)
-	g.Go(func() error {
-		defer close(order)
-		defer close(work)
-		for start := uint64(0); start < c.head.Size; start += chunk {
-			p := &part{start: start, end: min(start+chunk, c.head.Size), done: make(chan *part, 1)}
-			p.read(ctx, c.store)
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			select {
-			case order <- p.done:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			select {
-			case work <- p:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		return nil
-	})
-	for range workers {
-		g.Go(func() error {
-			for p := range work {
-				p.check()
-				p.done <- p
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
-		for done := range order {
-			select {
-			case p := <-done:
-				c.join(ctx, p)
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		return nil
-	})
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("checking entries: %w", err)
-	}
-	return nil
-}
-
-// join takes one part into the tree and the chains.
-func (c *checker) join(ctx context.Context, p *part) {
-	for _, pr := range p.problems {
-		c.problem(pr.Where, "%s", pr.What)
-	}
-	for i := range p.items {
-		it := &p.items[i]
-		index := p.start + uint64(i)
-		if it.erased {
-			c.report.Erased++
-		}
-		if it.readable {
-			c.chain(index, it)
-		} else {
-			c.gaps = true
-		}
-		if !c.broken && it.hasLeaf {
-			c.tree.add(it.hash)
-			c.tree.atSize(c)
-		} else if !c.broken {
-			c.broken = true
-			c.problem("tree", "cannot be followed beyond entry %d, whose leaf is missing", index)
-		}
-		c.report.Entries++
-	}
-	if !c.broken {
-		c.tree.compare(ctx, c, false)
-	}
-	if c.opts.Progress != nil {
-		c.opts.Progress(p.end, c.head.Size)
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
+// tileWidth is the number of hashes in a full tile.
+const tileWidth = storage.TileWidth
+
 // tree is the Merkle tree as the leaves give it: the right edge, and of each level of
 // tiles the hashes that have not been compared with the store yet. It is written without
 // the writer's code, so that an error there shows here.
@@ -23,10 +26,27 @@ type level struct {
 	hashes []prove.Hash
 }
 
+// add takes one leaf.
 func (t *tree) add(h prove.Hash) {
 	t.keep(0, h)
-	height := 0
-	for n := t.size; n&1 == 1; n >>= 1 {
+	t.join(h, 0)
+	if lv := &t.levels[0]; len(lv.hashes) == tileWidth { // has been compared by itself
+		lv.start += tileWidth
+		lv.hashes = lv.hashes[:0]
+	}
+}
+
+// addTile takes the root over the leaves of a full tile.
+func (t *tree) addTile(h prove.Hash) {
+	t.levels[0].start += tileWidth
+	t.keep(1, h)
+	t.join(h, 8)
+}
+
+// join takes a complete subtree of a height, by whose width the size is divisible.
+func (t *tree) join(h prove.Hash, height int) {
+	width := uint64(1) << height
+	for n := t.size >> height; n&1 == 1; n >>= 1 {
 		h = prove.HashChildren(&t.edge[height], &h)
 		height++
 		if height%8 == 0 {
@@ -34,7 +54,19 @@ func (t *tree) add(h prove.Hash) {
 		}
 	}
 	t.edge[height] = h
-	t.size++
+	t.size += width
+}
+
+// rootOf returns the root over the hashes of a full tile.
+func rootOf(row []prove.Hash) prove.Hash {
+	var up [tileWidth / 2]prove.Hash
+	for n := len(row) / 2; n > 0; n /= 2 {
+		for i := range n {
+			up[i] = prove.HashChildren(&row[2*i], &row[2*i+1])
+		}
+		row = up[:n]
+	}
+	return up[0]
 }
 
 func (t *tree) keep(l int, h prove.Hash) {
@@ -73,34 +105,37 @@ func (t *tree) atSize(c *checker) {
 }
 
 // compare holds the gathered hashes against the stored tiles: full tiles, and at the end
-// the partial ones too.
+// the partial ones too. The full tiles of level 0 have been compared part by part.
 func (t *tree) compare(ctx context.Context, c *checker, all bool) {
 	for l := range t.levels {
 		lv := &t.levels[l]
-		for len(lv.hashes) >= 256 || (all && len(lv.hashes) > 0) {
-			n := min(256, len(lv.hashes))
-			compareTile(ctx, c, uint8(l), lv.start/256, lv.hashes[:n])
+		for len(lv.hashes) >= tileWidth || (all && len(lv.hashes) > 0) {
+			n := min(tileWidth, len(lv.hashes))
+			if pr := compareTile(ctx, c.store, uint8(l), lv.start/tileWidth, lv.hashes[:n]); pr != nil {
+				c.problem(pr.Where, "%s", pr.What)
+			}
 			lv.start += uint64(n)
 			lv.hashes = lv.hashes[:copy(lv.hashes, lv.hashes[n:])]
 		}
 	}
 }
 
-func compareTile(ctx context.Context, c *checker, l uint8, index uint64, want []prove.Hash) {
-	where := fmt.Sprintf("tile %d/%d", l, index)
-	got, err := c.store.Tile(ctx, l, index, len(want))
+// compareTile says how a stored tile differs; nil when it does not.
+func compareTile(ctx context.Context, s storage.Store, l uint8, index uint64, want []prove.Hash) *Problem {
+	wrong := func(format string, args ...any) *Problem {
+		return &Problem{fmt.Sprintf("tile %d/%d", l, index), fmt.Sprintf(format, args...)}
+	}
+	got, err := s.Tile(ctx, l, index, len(want))
 	if err != nil {
-		c.problem(where, "cannot be read: %s", reason(err))
-		return
+		return wrong("cannot be read: %s", reason(err))
 	}
 	if len(got) != len(want)*storage.HashSize {
-		c.problem(where, "has %d bytes, want %d hashes", len(got), len(want))
-		return
+		return wrong("has %d bytes, want %d hashes", len(got), len(want))
 	}
 	for i := range want {
 		if prove.Hash(got[i*storage.HashSize:]) != want[i] {
-			c.problem(where, "hash %d is %x, the leaves give %x", i, got[i*storage.HashSize:(i+1)*storage.HashSize], want[i])
-			return
+			return wrong("hash %d is %x, the leaves give %x", i, got[i*storage.HashSize:(i+1)*storage.HashSize], want[i])
 		}
 	}
+	return nil
 }
