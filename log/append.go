@@ -129,7 +129,7 @@ func (l *Log) accepts() error {
 // seldom has to.
 func (l *Log) look(ctx context.Context, c *Call, i int, ev *Event) error {
 	it := item{event: ev, result: i, seen: l.index.Applied()}
-	at, ok, err := l.index.Event(&ev.id)
+	at, ok, err := l.index.Event(&ev.id, (*entries)(l))
 	if err != nil {
 		return err
 	}

@@ -243,20 +243,20 @@ func TestFaultOfAnotherWriter(t *testing.T) {
 	}
 }
 
-// TestFaultOfDamagedIndex flips bytes in the middle of the index's tables: the log stops
+// TestFaultOfDamagedIndex flips bytes in the middle of a file of the index: the log stops
 // rather than take an event twice, and the next start is as if the index had been lost.
 func TestFaultOfDamagedIndex(t *testing.T) {
 	l := openFaultLog(t, logtest.NewDir(t), storagetest.NewFaults(memstore.New()), logtest.NewHistory())
-	const events = 500 // several blocks of a table
+	const events = 500 // several pages of a run
 	l.try(t, 0, events)
 	if err := l.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	tables, err := filepath.Glob(filepath.Join(l.dir.Index(), "*.sst"))
-	if err != nil || len(tables) == 0 {
-		t.Fatalf("the index has no tables: %v", err)
+	runs, err := filepath.Glob(filepath.Join(l.dir.Index(), "events-*"))
+	if err != nil || len(runs) == 0 {
+		t.Fatalf("the index has no runs: %v", err)
 	}
-	for _, path := range tables {
+	for _, path := range runs {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

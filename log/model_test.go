@@ -104,6 +104,7 @@ func newModel(tb testing.TB, t *rapid.T, dir *logtest.Dir) *model {
 	m.must(err)
 	m.must(s.Close())
 	m.dir.IndexFS = m.fsys
+	m.dir.IndexRound = rapid.SampledFrom([]int{0, 3, 20}).Draw(t, "index round")
 	m.open()
 	return m
 }

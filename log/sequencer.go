@@ -195,7 +195,7 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 	at, dup := s.recent.find(ev.id)
 	if !dup && it.seen < s.recent.floor() {
 		var err error
-		if at, dup, err = s.log.index.Event(&ev.id); err != nil {
+		if at, dup, err = s.log.index.Event(&ev.id, (*entries)(s.log)); err != nil {
 			return err
 		}
 	}

@@ -4,21 +4,41 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 
-	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// SetFormat makes the directory one of another program.
-func (x *Index) SetFormat(format string) error {
-	if err := x.db.Set(formatKey, []byte(format), pebble.NoSync); err != nil {
+// SetFormat makes the directory, whose index is closed, one of another program.
+func SetFormat(fs vfs.FS, dir, format string) error {
+	f, err := fs.Create(fs.PathJoin(dir, manifestName), vfs.WriteCategoryUnspecified)
+	if err != nil {
 		return err
 	}
-	return x.db.Flush()
+	if _, err := f.Write([]byte(format)); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // WithSmallFilter returns options with a filter that is full after n ids.
 func (o Options) WithSmallFilter(n uint64) Options {
 	o.smallestFilter = n
 	return o
+}
+
+// Runs returns how many files hold rows of events and of keys.
+func (x *Index) Runs() (events, keys int) {
+	v := x.files.acquire()
+	defer x.release(v)
+	return len(v.events), len(v.keys)
+}
+
+// ParseManifest reads a manifest and writes it again.
+func ParseManifest(b []byte) ([]byte, error) {
+	m, err := parseManifest(b)
+	if err != nil {
+		return nil, err
+	}
+	return m.append(nil), nil
 }
 
 // FilterReady says whether lookups ask a filter first, and how many ids it takes.
@@ -39,7 +59,7 @@ func PerhapsInFull(n, m uint64) uint64 {
 		return &sum
 	}
 	for i := range n {
-		f.add(id(i))
+		f.add(id(i)[:])
 	}
 	var perhaps uint64
 	for i := n; i < n+m; i++ {

@@ -2,20 +2,18 @@ package index
 
 import (
 	"encoding/binary"
-	"fmt"
-	"log/slog"
 	"math/bits"
 	"sync/atomic"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
-// filter is a blocked Bloom filter over event ids. It answers "surely not there" with one
-// cache miss, where a lookup in the database costs many, and nearly every event is new.
+// filter is a blocked Bloom filter over the first 16 bytes of the ids of events and keys.
+// It answers "surely not there" with one cache miss, where a lookup in the files costs
+// many, and nearly every event is new.
 //
-// An id sets 8 bits of one block of 512; at a byte an id, which is full, about one new id
-// in forty is asked of the database all the same. Ids are SHA-256, whose bits need no
-// further hashing. Adding and asking may run concurrently.
+// An id sets 7 bits of one block of 512; at a byte an id, which is full, about one new id
+// in forty is looked up all the same. Ids are SHA-256, whose bits need no further hashing.
+// Blocks are in the order of the ids, so that filling a filter from sorted runs goes through
+// memory once. Adding and asking may run concurrently.
 type filter struct {
 	blocks   []block
 	capacity uint64
@@ -30,55 +28,69 @@ const (
 	smallestFilter = 1 << 20
 )
 
-// newFilter returns an empty filter that takes at least n ids, at least 64.
+// newFilter returns an empty filter that takes at least n ids.
 func newFilter(n uint64) *filter {
-	capacity := uint64(1) << bits.Len64(max(n, bytesPerBlock)-1)
-	return &filter{blocks: make([]block, capacity/bytesPerBlock), capacity: capacity}
+	blocks := (n + bytesPerBlock - 1) / bytesPerBlock
+	return &filter{blocks: make([]block, blocks), capacity: blocks * bytesPerBlock}
 }
 
-// place returns an id's block and, nine bits each, the places of its bits in it.
-func (f *filter) place(id *[idSize]byte) (b *block, bits uint64, last uint32) {
-	n := binary.LittleEndian.Uint64(id[:]) & uint64(len(f.blocks)-1)
-	return &f.blocks[n], binary.LittleEndian.Uint64(id[8:]), binary.LittleEndian.Uint32(id[16:])
+// block returns the block of an id that begins with hi.
+func (f *filter) block(hi uint64) *block {
+	n, _ := bits.Mul64(hi, uint64(len(f.blocks)))
+	return &f.blocks[n]
 }
 
-func (f *filter) add(id *[idSize]byte) {
-	b, places, last := f.place(id)
+func (f *filter) add(id []byte) {
+	f.addNumbers(binary.BigEndian.Uint64(id), binary.BigEndian.Uint64(id[8:]))
+}
+
+// addNumbers adds an id that begins with hi and lo.
+func (f *filter) addNumbers(hi, lo uint64) {
+	b := f.block(hi)
 	for range 7 {
-		atomic.OrUint64(&b[places>>6&7], 1<<(places&63))
-		places >>= 9
+		atomic.OrUint64(&b[lo>>6&7], 1<<(lo&63))
+		lo >>= 9
 	}
-	atomic.OrUint64(&b[last>>6&7], 1<<(last&63))
 }
 
 // has says false only of ids that were not added.
 func (f *filter) has(id *[idSize]byte) bool {
-	b, places, last := f.place(id)
+	b, lo := f.block(binary.BigEndian.Uint64(id[:])), binary.BigEndian.Uint64(id[8:])
 	for range 7 {
-		if atomic.LoadUint64(&b[places>>6&7])&(1<<(places&63)) == 0 {
+		if atomic.LoadUint64(&b[lo>>6&7])&(1<<(lo&63)) == 0 {
 			return false
 		}
-		places >>= 9
+		lo >>= 9
 	}
-	return atomic.LoadUint64(&b[last>>6&7])&(1<<(last&63)) != 0
+	return true
+}
+
+// take adds the ids of a row.
+func (f *filter) take(row *Row) {
+	f.add(row.Event[:])
+	f.count++
+	if row.KeySequence != 0 && !f.has(&row.Key) {
+		f.add(row.Key[:])
+		f.count++
+	}
 }
 
 // filters is what an index does with them. Until the first is filled, after a start, and
-// for good when filling one fails, lookups go to the database: slower, not wrong.
+// for good when filling one fails, lookups go to the files: slower, not wrong.
 type filters struct {
 	// smallest is how many ids a filter takes at least.
 	smallest uint64
 	// ready is asked; nil when there is none.
 	ready atomic.Pointer[filter]
-	// next is being filled from the database and takes new ids too; owned by the
-	// goroutine that applies.
+	// next is being filled from the files and takes new ids too; owned by the goroutine
+	// that applies.
 	next   *filter
 	failed atomic.Bool
 	quit   chan struct{}
 	done   chan struct{} // closed when the goroutine that fills next has ended
 }
 
-// add takes the ids of rows that are about to be applied.
+// addToFilters takes the ids of rows that are about to be applied.
 func (x *Index) addToFilters(rows []Row) {
 	f := &x.filters
 	ready := f.ready.Load()
@@ -90,74 +102,99 @@ func (x *Index) addToFilters(rows []Row) {
 			continue
 		}
 		if ready != nil {
-			ready.add(&rows[i].Event)
-			ready.count++
+			ready.take(&rows[i])
 		}
 		if f.next != nil {
-			f.next.add(&rows[i].Event)
-			f.next.count++
+			f.next.take(&rows[i])
 		}
 	}
 }
 
-// growFilter begins to fill a filter of twice what the index holds, when there is none or
-// it is full. The rows applied so far come from the database, later ones from Apply.
+// growFilter begins to fill a filter of half as much again as the index holds, when there
+// is none or it is full. The rows applied so far come from memory and from the files, later
+// ones from Apply.
 func (x *Index) growFilter() {
 	f := &x.filters
 	ready := f.ready.Load()
 	if f.next != nil || f.failed.Load() || (ready != nil && ready.count < ready.capacity) {
 		return
 	}
-	next := newFilter(max(2*x.cursor.Size, f.smallest))
 	if x.cursor.Size == 0 {
-		f.ready.Store(next)
+		f.ready.Store(newFilter(f.smallest))
 		return
 	}
 	if f.done != nil {
 		<-f.done // has ended: its filter is ready
 	}
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{rowEvent}, UpperBound: []byte{rowEvent + 1}})
-	if err != nil {
-		x.filterFailed(err)
-		return
+	x.mu.RLock()
+	rounds := []*round{x.young}
+	if x.frozen != nil {
+		rounds = append(rounds, x.frozen)
 	}
+	v := x.files.acquire() // what has left the rounds by now is in it
+	count := x.cursor.Size + keysIn(rounds, v)
+	next := newFilter(max(count+count/2, f.smallest))
+	next.count = count
+	for _, r := range rounds {
+		r.addTo(next)
+	}
+	x.mu.RUnlock()
 	f.next, f.done = next, make(chan struct{})
-	next.count = x.cursor.Size
 	go func() {
 		defer close(f.done)
-		switch ended, err := fill(next, it, f.quit); {
+		defer x.release(v)
+		switch ended, err := fill(next, v, f.quit); {
 		case err != nil:
-			x.filterFailed(err)
+			f.failed.Store(true)
+			x.warn("index goes on without its filter, more slowly", x.judge(err))
 		case ended:
 			f.ready.Store(next)
 		}
 	}()
 }
 
-func (x *Index) filterFailed(err error) {
-	x.filters.failed.Store(true)
-	if x.logger != nil {
-		x.logger.Warn("index goes on without its filter, more slowly", slog.Any("error", err))
+// keysIn estimates how many keys rounds and runs hold: most of them are in the largest.
+func keysIn(rounds []*round, v *version) (n uint64) {
+	for _, r := range rounds {
+		n = max(n, uint64(len(r.keys)))
+	}
+	for _, r := range v.keys {
+		n = max(n, r.rows)
+	}
+	return n
+}
+
+// addTo adds the ids of a round.
+func (r *round) addTo(f *filter) {
+	for i := range r.events {
+		f.addNumbers(r.events[i].hi, r.events[i].lo)
+	}
+	for id := range r.keys {
+		f.add(id[:])
 	}
 }
 
-// fill adds all event ids of the database; ended is false when quit came first.
-func fill(f *filter, it *pebble.Iterator, quit <-chan struct{}) (ended bool, err error) {
-	n := 0
-	for ok := it.First(); ok; ok = it.Next() {
-		if key := it.Key(); len(key) == 1+idSize {
-			f.add((*[idSize]byte)(key[1:]))
-		}
-		if n++; n%4096 == 0 {
-			select {
-			case <-quit:
-				return false, it.Close()
-			default:
+// fill adds the ids of all runs; ended is false when quit came first.
+func fill(f *filter, v *version, quit <-chan struct{}) (ended bool, err error) {
+	for _, r := range v.all() {
+		s := newScan(r)
+		for n := 1; ; n++ {
+			row, err := s.next()
+			if err != nil {
+				return false, err
+			}
+			if row == nil {
+				break
+			}
+			f.add(row)
+			if n%4096 == 0 {
+				select {
+				case <-quit:
+					return false, nil
+				default:
+				}
 			}
 		}
-	}
-	if err := it.Close(); err != nil {
-		return false, fmt.Errorf("reading the index for its filter: %w", err)
 	}
 	return true, nil
 }

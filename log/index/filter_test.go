@@ -27,7 +27,7 @@ func checkAll(t *testing.T, x *index.Index, size uint64) {
 	t.Helper()
 	for n := range 2 * size {
 		id := eventID(n)
-		at, ok, err := x.Event(&id)
+		at, ok, err := x.Event(&id, entries{})
 		if err != nil || ok != (n < size) || (ok && at != n) {
 			t.Fatalf("event %d of %d: %d, %v, %v", n, size, at, ok, err)
 		}
@@ -50,7 +50,7 @@ func waitFilter(t *testing.T, x *index.Index, atLeast uint64) {
 // and after a restart, when it is filled from the rows.
 func TestFilterGrows(t *testing.T) {
 	dir := t.TempDir()
-	opts := index.Options{}.WithSmallFilter(64)
+	opts := index.Options{RoundRecords: 2000}.WithSmallFilter(64)
 	x, err := index.Open(dir, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestFilterGrows(t *testing.T) {
 					continue
 				}
 				id := eventID(n % seen)
-				if at, ok, err := x.Event(&id); !ok || at != n%seen || err != nil {
+				if at, ok, err := x.Event(&id, entries{}); !ok || at != n%seen || err != nil {
 					t.Errorf("event %d, of %d applied: %d, %v, %v", n%seen, seen, at, ok, err)
 					return
 				}
@@ -138,7 +138,7 @@ func BenchmarkEventNew(b *testing.B) {
 	n := uint64(size)
 	for b.Loop() {
 		id := eventID(n)
-		if _, ok, err := x.Event(&id); ok || err != nil {
+		if _, ok, err := x.Event(&id, entries{}); ok || err != nil {
 			b.Fatal(ok, err)
 		}
 		n++

@@ -1,12 +1,13 @@
 // Package index is the writer's memory of what is in the log: at which index an event id
 // stands, and which record is the last of each key.
 //
-// It is derived from the log, in a Pebble directory of its own: deleting it while the log
-// is stopped loses nothing. Rows reach the disk when they fill a memtable, together with
-// the size and root up to which they reach; after a crash the log reads on from there
-// before it takes the first append. It is trusted for promise 3 (the same event has one
-// place) and promise 6 (key histories have no gap), which is why it is never used at a
-// root that is not the log's own.
+// It is derived from the log, in a directory of its own: deleting it while the log is
+// stopped loses nothing. New rows are kept in memory and written in rounds, sorted, each
+// as files that are never changed, together with the size and root up to which they reach;
+// files of about one size are merged in the background. After a crash the log reads on
+// from there before it takes the first append. The index is trusted for promise 3 (the
+// same event has one place) and promise 6 (key histories have no gap), which is why it is
+// never used at a root that is not the log's own.
 //
 // Lookups may run concurrently with each other and with Apply; Apply and Reset are called
 // by one goroutine at a time.
@@ -18,28 +19,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Rows. Ids are SHA-256 (event.ID, event.KeyID) and are stored whole: with less, somebody
-// could look for two events that share an id and have one of them dropped.
 const (
-	rowCursor = 'c' // c → be64 size, 32 bytes root
-	rowEvent  = 'e' // e | event id → be64 index
-	rowKey    = 'k' // k | key id → be64 sequence, be64 index
-
-	idSize      = 32
-	formatValue = "keytrail index 1"
-)
-
-var (
-	cursorKey = []byte{rowCursor}
-	formatKey = []byte("format")
+	// idSize is the size of ids: SHA-256 (event.ID, event.KeyID).
+	idSize = 32
+	// roundRecords is how many records are kept in memory before their rows are written.
+	// Two rounds and what Apply has not had yet are what a crash takes: a second's reading.
+	roundRecords = 1 << 16
 )
 
 // Cursor is how far the index reaches: the tree of Size entries with that Root.
@@ -68,10 +63,21 @@ type Row struct {
 	Erased bool
 }
 
+// Entries is the log that the index is of. The index keeps half of each event id and
+// asks the entry for the other half.
+type Entries interface {
+	// EventID returns the id of the event in an entry that was applied; known is false
+	// when the entry's payload was erased.
+	EventID(index uint64) (id [idSize]byte, known bool, err error)
+}
+
 // Options tune an index. The zero value is right.
 type Options struct {
 	// FS replaces the file system, for tests.
 	FS vfs.FS
+	// RoundRecords is how many records are kept in memory before their rows are written;
+	// tests write earlier. 0 means 65,536.
+	RoundRecords int
 	// Logger, nil for none.
 	Logger *slog.Logger
 
@@ -83,12 +89,20 @@ type Index struct {
 	dir     string
 	fs      vfs.FS
 	logger  *slog.Logger
-	db      *pebble.DB
 	lock    *pebble.Lock
 	cursor  Cursor
 	applied atomic.Uint64
 	damaged atomic.Bool
 	filters filters
+
+	// A row is first in young, then in frozen, which is being written, then in the files.
+	size          int // records in a round
+	mu            sync.RWMutex
+	young, frozen *round
+	spare         *round
+	written       chan struct{} // closed when frozen is nil again; owned by who applies
+
+	files files
 }
 
 // Open opens the index in dir and makes an empty one where there is none. A directory
@@ -122,6 +136,8 @@ var (
 	ErrDamaged = errors.New("index: damaged; it is rebuilt from the log at the next start")
 )
 
+var errNoted = errors.New("noted by the last process")
+
 // damagedName is the file that asks the next Open to rebuild the index.
 const damagedName = "keytrail.damaged"
 
@@ -129,6 +145,9 @@ func open(dir string, opts Options) (*Index, error) {
 	x := &Index{dir: dir, fs: opts.FS, logger: opts.Logger, filters: filters{
 		smallest: cmp.Or(opts.smallestFilter, smallestFilter), quit: make(chan struct{}),
 	}}
+	x.size = cmp.Or(opts.RoundRecords, roundRecords)
+	x.young, x.written = newRound(x.size), make(chan struct{})
+	close(x.written)
 	if err := x.fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the index directory: %w", err)
 	}
@@ -137,95 +156,43 @@ func open(dir string, opts Options) (*Index, error) {
 		return nil, fmt.Errorf("%w (%s): %w", ErrLocked, dir, err)
 	}
 	x.lock = lock
-	if _, err := x.fs.Stat(x.fs.PathJoin(dir, damagedName)); err == nil {
+	if _, err := x.fs.Stat(x.fs.PathJoin(dir, damagedName)); !errors.Is(err, fs.ErrNotExist) {
 		lock.Close()
-		return nil, ErrDamaged
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, cmp.Or(err, errNoted))
 	}
-	o, cache := x.options()
-	defer cache.Unref() // the database holds a reference of its own
-	if x.db, err = pebble.Open(dir, o); err != nil {
+	if x.cursor, err = x.openFiles(); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("opening the index: %w", err)
+		return nil, err
 	}
-	if err := x.load(); err != nil {
-		return nil, errors.Join(err, x.closeFiles())
-	}
+	x.applied.Store(x.cursor.Size)
 	x.growFilter()
 	return x, nil
 }
 
 // damage notes that the files are damaged, for this process and for the next.
-func (x *Index) damage(info pebble.DataCorruptionInfo) {
+func (x *Index) damage(cause error) {
 	if x.damaged.Swap(true) {
 		return
 	}
 	if x.logger != nil {
-		x.logger.Error("index is damaged and is rebuilt at the next start", slog.String("path", info.Path), slog.Any("error", info.Details))
+		x.logger.Error("index is damaged and is rebuilt at the next start", slog.Any("error", cause))
 	}
 	f, err := x.fs.Create(x.fs.PathJoin(x.dir, damagedName), vfs.WriteCategoryUnspecified)
 	if err == nil {
-		err = errors.Join(f.Sync(), f.Close())
+		err = errors.Join(f.Sync(), f.Close(), syncDir(x.fs, x.dir))
 	}
 	if err != nil && x.logger != nil {
 		x.logger.Error("noting that the index is damaged; remove it by hand", slog.String("dir", x.dir), slog.Any("error", err))
 	}
 }
 
-func (x *Index) load() error {
-	format, err := x.get(formatKey)
-	if err != nil {
-		return fmt.Errorf("reading the index's format: %w", err)
+// judge notes damage if that is what err, of reading a run, means.
+func (x *Index) judge(err error) error {
+	if errors.Is(err, errPage) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		x.damage(err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if format != nil && string(format) != formatValue {
-		return fmt.Errorf("index has format %q, this program writes %q", format, formatValue)
-	}
-	b, err := x.get(cursorKey)
-	if err != nil {
-		return fmt.Errorf("reading the index's cursor: %w", err)
-	}
-	if b == nil {
-		return x.db.Set(formatKey, []byte(formatValue), pebble.NoSync)
-	}
-	if len(b) != 8+32 {
-		return fmt.Errorf("index's cursor has %d bytes", len(b))
-	}
-	x.cursor.Size = binary.BigEndian.Uint64(b)
-	copy(x.cursor.Root[:], b[8:])
-	x.applied.Store(x.cursor.Size)
-	return nil
-}
-
-// Sizes, in bytes. A lookup of an id that is not there goes through the memtable, whose
-// skip list is fast while it fits the processor's caches, and then through the filters,
-// which the block cache should hold: 10 bits an event.
-const (
-	memTableBytes = 4 << 20
-	cacheBytes    = 48 << 20
-)
-
-func (x *Index) options() (*pebble.Options, *pebble.Cache) {
-	cache := pebble.NewCache(cacheBytes)
-	o := &pebble.Options{
-		FS:   x.fs,
-		Lock: x.lock,
-		// Rows that a crash takes are read from the log again, so they need no log of
-		// their own. A memtable reaches the disk whole or not at all, and the cursor
-		// with the rows that it speaks of: both are in one batch.
-		DisableWAL:         true,
-		Cache:              cache,
-		MemTableSize:       memTableBytes,
-		FormatMajorVersion: pebble.FormatNewest,
-		Logger:             quiet{x.logger},
-		// Pebble's own answer to damage is to end the process, again at every start.
-		EventListener: &pebble.EventListener{DataCorruption: x.damage},
-	}
-	// Nearly every lookup of an event id is for one that is not there; the filter
-	// answers it without reading a block.
-	for i := range o.Levels {
-		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-		o.Levels[i].FilterType = pebble.TableFilter
-	}
-	return o, cache
+	return err
 }
 
 // Cursor returns how far the index reaches.
@@ -235,97 +202,118 @@ func (x *Index) Cursor() Cursor { return x.cursor }
 // returned n see all records below n. Safe for concurrent use.
 func (x *Index) Applied() uint64 { return x.applied.Load() }
 
+// surelyNew says whether an id is that of no event and of no key.
+func (x *Index) surelyNew(id *[idSize]byte) bool {
+	f := x.filters.ready.Load()
+	return f != nil && !f.has(id) && !x.damaged.Load()
+}
+
 // Event returns the index of the event with an id.
-func (x *Index) Event(id *[idSize]byte) (index uint64, ok bool, err error) {
-	if f := x.filters.ready.Load(); f != nil && !f.has(id) && !x.damaged.Load() {
+func (x *Index) Event(id *[idSize]byte, in Entries) (index uint64, ok bool, err error) {
+	if x.surelyNew(id) {
 		return 0, false, nil
 	}
-	var key [1 + idSize]byte
-	key[0] = rowEvent
-	copy(key[1:], id[:])
-	v, closer, err := x.lookUp(key[:])
-	if errors.Is(err, pebble.ErrNotFound) {
-		return 0, false, nil
+	same := func(index uint64) (bool, error) {
+		whole, known, err := in.EventID(index)
+		return err == nil && (!known || whole == *id), err
+	}
+	index, ok, err = x.event(id, same)
+	if x.damaged.Load() { // Nothing is said from damaged files, nor the absence of a row.
+		return 0, false, ErrDamaged
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("looking up an event id: %w", err)
 	}
-	defer closer.Close()
-	if len(v) != 8 {
-		return 0, false, fmt.Errorf("looking up an event id: row has %d bytes", len(v))
+	return index, ok, nil
+}
+
+func (x *Index) event(id *[idSize]byte, same func(index uint64) (bool, error)) (index uint64, ok bool, err error) {
+	x.mu.RLock()
+	indexes := x.young.find(id, nil)
+	if x.frozen != nil {
+		indexes = x.frozen.find(id, indexes)
 	}
-	return binary.BigEndian.Uint64(v), true, nil
+	x.mu.RUnlock()
+	for _, at := range indexes {
+		if ok, err := same(at); ok || err != nil {
+			return at, ok, err
+		}
+	}
+	v := x.files.acquire()
+	defer x.release(v)
+	for _, r := range slices.Backward(v.events) {
+		err := r.find(id[:], func(row []byte) (bool, error) {
+			index = getIndex(row[eventKind.id:])
+			var err error
+			ok, err = same(index)
+			return !ok, err
+		})
+		if ok || err != nil {
+			return index, ok, x.judge(err)
+		}
+	}
+	return 0, false, nil
 }
 
 // Key returns the last record of a key, the zero KeyHead when there is none.
 func (x *Index) Key(id *[idSize]byte) (KeyHead, error) {
-	var key [1 + idSize]byte
-	key[0] = rowKey
-	copy(key[1:], id[:])
-	v, closer, err := x.lookUp(key[:])
-	if errors.Is(err, pebble.ErrNotFound) {
+	if x.surelyNew(id) {
 		return KeyHead{}, nil
+	}
+	h, err := x.key(id)
+	if x.damaged.Load() {
+		return KeyHead{}, ErrDamaged
 	}
 	if err != nil {
 		return KeyHead{}, fmt.Errorf("looking up a key: %w", err)
 	}
-	defer closer.Close()
-	if len(v) != 16 {
-		return KeyHead{}, fmt.Errorf("looking up a key: row has %d bytes", len(v))
-	}
-	return KeyHead{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}, nil
+	return h, nil
 }
 
-// lookUp reads a row. Nothing is said from damaged files, nor the absence of a row.
-func (x *Index) lookUp(key []byte) ([]byte, io.Closer, error) {
-	v, closer, err := x.db.Get(key)
-	if !x.damaged.Load() {
-		return v, closer, err
+func (x *Index) key(id *[idSize]byte) (h KeyHead, err error) {
+	x.mu.RLock()
+	h, ok := x.young.keys[*id]
+	if !ok && x.frozen != nil {
+		h, ok = x.frozen.keys[*id]
 	}
-	if err == nil {
-		_ = closer.Close() // What it read does not count.
+	x.mu.RUnlock()
+	if ok {
+		return h, nil
 	}
-	return nil, nil, ErrDamaged
+	v := x.files.acquire()
+	defer x.release(v)
+	for _, r := range slices.Backward(v.keys) { // the newest that has it has the last record
+		err := r.find(id[:], func(row []byte) (bool, error) {
+			ok, h = true, KeyHead{binary.BigEndian.Uint64(row[idSize:]), getIndex(row[idSize+8:])}
+			return false, nil
+		})
+		if ok || err != nil {
+			return h, x.judge(err)
+		}
+	}
+	return KeyHead{}, nil
 }
 
-// Apply adds the rows of consecutive records, which end at c.
+// Apply adds the rows of consecutive records, which end at c. It waits when the rounds
+// before are not written yet.
 func (x *Index) Apply(rows []Row, c Cursor) error {
+	if c.Size > maxIndex {
+		return fmt.Errorf("indexing %d records: the log has more than %d entries", len(rows), uint64(maxIndex))
+	}
 	x.addToFilters(rows)
-	b := x.db.NewBatchWithSize(len(rows) * 96)
-	defer b.Close()
-	var buf [16]byte
-	var key [1 + idSize]byte
+	if err := x.makeRoom(len(rows)); err != nil {
+		return fmt.Errorf("indexing %d records: %w", len(rows), err)
+	}
+	x.mu.Lock()
+	x.young.grow(len(rows))
 	for i := range rows {
-		r := &rows[i]
-		if r.Erased {
-			continue
-		}
-		key[0] = rowEvent
-		copy(key[1:], r.Event[:])
-		binary.BigEndian.PutUint64(buf[:], r.Index)
-		if err := b.Set(key[:], buf[:8], nil); err != nil {
-			return fmt.Errorf("indexing %d records: %w", len(rows), err)
-		}
-		if r.KeySequence == 0 {
-			continue
-		}
-		key[0] = rowKey
-		copy(key[1:], r.Key[:])
-		binary.BigEndian.PutUint64(buf[:], r.KeySequence)
-		binary.BigEndian.PutUint64(buf[8:], r.Index)
-		if err := b.Set(key[:], buf[:16], nil); err != nil {
-			return fmt.Errorf("indexing %d records: %w", len(rows), err)
+		if !rows[i].Erased {
+			x.young.add(&rows[i])
 		}
 	}
-	var cur [8 + 32]byte
-	binary.BigEndian.PutUint64(cur[:], c.Size)
-	copy(cur[8:], c.Root[:])
-	if err := b.Set(cursorKey, cur[:], nil); err != nil {
-		return fmt.Errorf("indexing %d records: %w", len(rows), err)
-	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("indexing %d records: %w", len(rows), err)
-	}
+	x.young.records += len(rows)
+	x.young.cursor = c
+	x.mu.Unlock()
 	x.cursor = c
 	x.applied.Store(c.Size)
 	x.growFilter()
@@ -335,23 +323,13 @@ func (x *Index) Apply(rows []Row, c Cursor) error {
 // Reset empties the index, all or nothing: a cursor whose rows are gone would let an event
 // in twice as soon as it fits the log again.
 func (x *Index) Reset() error {
-	b := x.db.NewBatch()
-	defer b.Close()
-	err := b.Delete(cursorKey, nil)
-	for _, prefix := range []byte{rowEvent, rowKey} {
-		if err == nil {
-			err = b.DeleteRange([]byte{prefix}, []byte{prefix + 1}, nil)
-		}
-	}
-	if err == nil {
-		err = b.Commit(pebble.NoSync)
-	}
-	if err == nil {
-		err = x.db.Flush()
-	}
-	if err != nil {
+	<-x.written
+	if err := x.emptyFiles(); err != nil {
 		return fmt.Errorf("emptying the index: %w", err)
 	}
+	x.mu.Lock()
+	x.young.reset()
+	x.mu.Unlock()
 	x.cursor = Cursor{}
 	x.applied.Store(0)
 	return nil
@@ -360,42 +338,14 @@ func (x *Index) Reset() error {
 // Close makes the rows durable and closes the index.
 func (x *Index) Close() error {
 	x.filters.stop()
-	err := x.db.Flush()
-	if err := errors.Join(err, x.closeFiles()); err != nil {
+	<-x.written
+	err := x.files.failure()
+	if err == nil && x.young.records > 0 {
+		err = x.writeRound(x.young)
+	}
+	x.files.stop()
+	if err := errors.Join(err, x.files.current.close(), x.lock.Close()); err != nil {
 		return fmt.Errorf("closing the index: %w", err)
 	}
 	return nil
 }
-
-func (x *Index) closeFiles() error { return errors.Join(x.db.Close(), x.lock.Close()) }
-
-// get returns a copy of a row, nil when there is none.
-func (x *Index) get(key []byte) ([]byte, error) {
-	v, closer, err := x.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer closer.Close()
-	return append([]byte{}, v...), nil
-}
-
-// quiet hands Pebble's log on at debug level; the index reports its errors itself.
-type quiet struct{ l *slog.Logger }
-
-func (q quiet) Infof(format string, args ...any) {
-	if q.l != nil {
-		q.l.Debug(fmt.Sprintf(format, args...))
-	}
-}
-
-func (q quiet) Errorf(format string, args ...any) {
-	if q.l != nil {
-		q.l.Warn(fmt.Sprintf(format, args...))
-	}
-}
-
-// Fatalf is called by Pebble when it cannot go on, and must not return.
-func (q quiet) Fatalf(format string, args ...any) { panic("index: " + fmt.Sprintf(format, args...)) }

@@ -25,6 +25,11 @@ const (
 
 func eventID(i uint64) [32]byte { return sha256.Sum256(fmt.Appendf(nil, "event %d", i)) }
 
+// entries is the log that the tests make the index of.
+type entries struct{}
+
+func (entries) EventID(i uint64) (id [32]byte, known bool, err error) { return eventID(i), true, nil }
+
 func keyID(i uint64) [32]byte { return sha256.Sum256(fmt.Appendf(nil, "key %d", i%keys)) }
 
 // builder makes rows as the log does.
@@ -50,6 +55,15 @@ func (b *builder) rows(n int) ([]index.Row, index.Cursor) {
 		b.size++
 	}
 	return rows, index.Cursor{Size: b.size, Root: root(b.size)}
+}
+
+// rewind goes back to a log of n records.
+func (b *builder) rewind(n uint64) {
+	b.size = n
+	clear(b.seq)
+	for i, h := range heads(n) {
+		b.seq[keyID(uint64(i))] = h.Sequence
+	}
 }
 
 // heads returns the last record of each key in a log of n records.
@@ -80,7 +94,7 @@ func (b *builder) check(t testing.TB, x *index.Index) uint64 {
 	}
 	for i := range b.size {
 		id := eventID(i)
-		at, ok, err := x.Event(&id)
+		at, ok, err := x.Event(&id, entries{})
 		if err != nil || ok != (i < c.Size) || (ok && at != i) {
 			t.Fatalf("cursor %d: event %d is at %d, %v, %v", c.Size, i, at, ok, err)
 		}
@@ -132,7 +146,7 @@ func TestErasedRowsAddNothing(t *testing.T) {
 	if err := x.Apply([]index.Row{row}, index.Cursor{Size: 1, Root: root(1)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok, err := x.Event(&row.Event); ok || err != nil {
+	if _, ok, err := x.Event(&row.Event, entries{}); ok || err != nil {
 		t.Errorf("event of an erased record: %v, %v", ok, err)
 	}
 	if h, err := x.Key(&row.Key); h != (index.KeyHead{}) || err != nil {
@@ -183,10 +197,10 @@ func TestOtherFormatIsRebuilt(t *testing.T) {
 	x := open(t, dir, index.Options{})
 	b := newBuilder()
 	b.apply(t, x, 10)
-	if err := x.SetFormat("keytrail index 0"); err != nil {
+	closeIndex(t, x)
+	if err := index.SetFormat(vfs.Default, dir, "keytrail index 0"); err != nil {
 		t.Fatal(err)
 	}
-	closeIndex(t, x)
 	x = open(t, dir, index.Options{})
 	defer closeIndex(t, x)
 	if got := b.check(t, x); got != 0 {
@@ -209,7 +223,7 @@ func TestDamagedDirectoryIsRebuilt(t *testing.T) {
 			return b
 		},
 	}
-	for _, prefix := range []string{"MANIFEST", "OPTIONS", "marker.manifest", "marker.format", "0"} {
+	for _, prefix := range []string{"manifest", "events-", "keys-"} {
 		for how, change := range damage {
 			t.Run(prefix+" "+how, func(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), "index")
@@ -221,8 +235,10 @@ func TestDamagedDirectoryIsRebuilt(t *testing.T) {
 					t.Skipf("no file %s*", prefix)
 				}
 				x = open(t, dir, index.Options{})
-				id := eventID(50)
-				if _, _, err := x.Event(&id); errors.Is(err, index.ErrDamaged) {
+				id, key := eventID(50), keyID(0)
+				_, _, err := x.Event(&id, entries{})
+				_, keyErr := x.Key(&key)
+				if errors.Is(errors.Join(err, keyErr), index.ErrDamaged) {
 					// Noticed only now; the next start rebuilds it.
 					closeIndex(t, x)
 					x = open(t, dir, index.Options{})
@@ -271,32 +287,44 @@ func damageFiles(t *testing.T, dir, prefix string, change func([]byte) []byte) i
 // TestPowerLoss cuts the power again and again: whatever was on the disk, the rows reach
 // as far as the cursor says, and no further.
 func TestPowerLoss(t *testing.T) {
+	for _, round := range []int{0, 16, 200} {
+		t.Run(fmt.Sprint("round=", round), func(t *testing.T) { testPowerLoss(t, index.Options{RoundRecords: round}) })
+	}
+}
+
+func testPowerLoss(t *testing.T, opts index.Options) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	fsys := vfs.NewCrashableMem()
 	behind, kept := 0, 0
 	for range 30 {
 		b := newBuilder()
-		x := open(t, "index", index.Options{FS: fsys})
+		opts.FS = fsys
+		x := open(t, "index", opts)
 		if err := x.Reset(); err != nil {
 			t.Fatal(err)
 		}
 		for range 1 + rng.IntN(30) {
-			b.apply(t, x, 1+rng.IntN(200)) // enough for a flush now and then
+			b.apply(t, x, 1+rng.IntN(200)) // enough for rounds to be written and merged
 		}
 		if rng.IntN(4) == 0 {
 			closeIndex(t, x)
-			x = open(t, "index", index.Options{FS: fsys})
+			x = open(t, "index", opts)
 			b.apply(t, x, 10)
 		}
 		clone := fsys.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 90}[rng.IntN(3)], RNG: rng})
 		closeIndex(t, x)
 		fsys = clone
-		x = open(t, "index", index.Options{FS: fsys})
+		opts.FS = fsys
+		x = open(t, "index", opts)
 		if got := b.check(t, x); got < b.size {
 			behind++
 		} else {
 			kept++
 		}
+		// What is read again from the log goes on from there.
+		b.rewind(x.Cursor().Size)
+		b.apply(t, x, 300)
+		b.check(t, x)
 		closeIndex(t, x)
 	}
 	t.Logf("%d times behind, %d times complete", behind, kept)
@@ -309,13 +337,16 @@ func TestPowerLoss(t *testing.T) {
 // its rows would let events in twice.
 func TestPowerLossWhileResetting(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 60 {
+	for n := range 60 {
 		fsys := vfs.NewCrashableMem()
-		x := open(t, "index", index.Options{FS: fsys})
+		opts := index.Options{FS: fsys, RoundRecords: []int{0, 30}[n%2]}
+		x := open(t, "index", opts)
 		b := newBuilder()
-		b.apply(t, x, 500)
+		for range 20 {
+			b.apply(t, x, 25)
+		}
 		closeIndex(t, x)
-		x = open(t, "index", index.Options{FS: fsys})
+		x = open(t, "index", opts)
 		var clone *vfs.MemFS
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -334,7 +365,7 @@ func TestPowerLossWhileResetting(t *testing.T) {
 }
 
 func TestLookUpsWhileApplying(t *testing.T) {
-	x := open(t, "index", index.Options{FS: vfs.NewMem()})
+	x := open(t, "index", index.Options{FS: vfs.NewMem(), RoundRecords: 20})
 	defer closeIndex(t, x)
 	b := newBuilder()
 	done := make(chan struct{})
@@ -345,7 +376,7 @@ func TestLookUpsWhileApplying(t *testing.T) {
 				// All below Applied must be there.
 				if n := x.Applied(); n > 0 {
 					id := eventID(n - 1)
-					if at, ok, err := x.Event(&id); err != nil || !ok || at != n-1 {
+					if at, ok, err := x.Event(&id, entries{}); err != nil || !ok || at != n-1 {
 						t.Errorf("event %d of %d: %d, %v, %v", n-1, n, at, ok, err)
 						return
 					}

@@ -36,6 +36,9 @@ type Dir struct {
 	Signers []*checkpoint.SignerKey
 	// IndexFS holds the index, nil for the operating system's file system.
 	IndexFS vfs.FS
+	// IndexRound is how many records the index keeps in memory; 0 means as many as it
+	// does outside of tests.
+	IndexRound int
 	// Change, when set, changes the configuration with which logs are opened.
 	Change func(*log.Config)
 }
@@ -90,7 +93,7 @@ func (d *Dir) ReadLedger(t testing.TB) []byte {
 // WithLedger returns another directory of the same log with the given ledger and no index.
 func (d *Dir) WithLedger(t testing.TB, ledger []byte) *Dir {
 	t.Helper()
-	c := &Dir{Path: t.TempDir(), Signers: d.Signers, Change: d.Change}
+	c := &Dir{Path: t.TempDir(), Signers: d.Signers, IndexRound: d.IndexRound, Change: d.Change}
 	if err := os.WriteFile(c.Ledger(), ledger, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +129,7 @@ func Open(t testing.TB, d *Dir, s storage.Store) *Log {
 // TryOpen is Open for tests that expect it to fail.
 func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	t.Helper()
-	x, err := index.Open(d.Index(), index.Options{FS: d.IndexFS})
+	x, err := index.Open(d.Index(), index.Options{FS: d.IndexFS, RoundRecords: d.IndexRound})
 	if err != nil {
 		return nil, err
 	}
