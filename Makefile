@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-witness bench-go cover demo check clean FORCE
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-plot bench-large bench-witness bench-go cover demo check clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -74,7 +74,7 @@ crash: ## run the long crash, power-loss and model tests
 # are read and checked, and parts (all when empty; .cache/bench/bench table -h lists them).
 ROUNDS  ?= 3
 SECONDS ?= 2
-ENTRIES ?= 300000
+ENTRIES ?= $(if $(filter bench-large,$(MAKECMDGOALS)),10000000,300000)
 ONLY    ?=
 
 BENCH := .cache/bench/bench
@@ -82,6 +82,12 @@ BENCH_FLAGS = --rounds $(ROUNDS) --seconds $(SECONDS) --entries $(ENTRIES)
 
 bench: $(BENCH) ## measure keytrail and its peers in turn (ROUNDS, SECONDS, ENTRIES, ONLY)
 	$(BENCH) table $(BENCH_FLAGS) --only '$(ONLY)'
+
+bench-plot: $(BENCH) ## draw throughput and latency by clients, batch size, keys and entries into .cache/bench/
+	$(BENCH) plot $(BENCH_FLAGS)
+
+bench-large: $(BENCH) ## fill, open, read and check a log of ENTRIES (10,000,000; some 7 GB in TMPDIR)
+	$(BENCH) table $(BENCH_FLAGS) --only log
 
 bench-witness: ## measure the witness, also beside litewitness (needs a C compiler)
 	go test -run '^$$' -bench AddCheckpoint -count 3 ./witness

@@ -42,6 +42,7 @@ type bench struct {
 	kept   *payload.Set // CloudTrail with the records
 	bao    *payload.Set // OpenBao
 	dirs   int
+	loads  int // see later
 	pg     *postgres
 }
 
@@ -73,11 +74,6 @@ func newBench(c config, stderr io.Writer) (b *bench, err error) {
 }
 
 func (b *bench) close() error { return os.RemoveAll(b.work) }
-
-// set returns a payload by its short name.
-func (b *bench) set(name string) *payload.Set {
-	return map[string]*payload.Set{"random": b.random, "cloudtrail": b.trail, "cloudtrail-raw": b.kept, "openbao": b.bao}[name]
-}
 
 // program is the path of one of keytrail's.
 func (b *bench) program(name string) string { return filepath.Join(b.Bin, name) }

@@ -20,7 +20,7 @@ import (
 
 // hidden are the commands that this program runs of itself, each in its own process.
 func hidden() []*cobra.Command {
-	return []*cobra.Command{serveCommand(), recordCommand()}
+	return append(readers(), serveCommand(), recordCommand())
 }
 
 // systemFlags adds what says which system is meant.
@@ -73,7 +73,7 @@ func serveCommand() *cobra.Command {
 func recordCommand() *cobra.Command {
 	var system, dir string
 	var o peer.Options
-	var waiters, keys int
+	var waiters, keys, events int
 	var seconds float64
 	cmd := &cobra.Command{Use: "record", RunE: func(cmd *cobra.Command, _ []string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -88,7 +88,7 @@ func recordCommand() *cobra.Command {
 			return err
 		}
 		d := time.Duration(seconds * float64(time.Second))
-		r, err := load.Measure(cmd.Context(), load.Shape{Clients: waiters, Warm: d / 4, For: d},
+		r, err := load.Measure(cmd.Context(), load.Shape{Clients: waiters, Warm: d / 4, For: d, Events: events},
 			func(n int) (func(context.Context) (int, error), error) {
 				events := set.New(n, keys)
 				var b []byte
@@ -106,6 +106,7 @@ func recordCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&waiters, "waiters", 1, "how many wait for an event of theirs at once")
 	f.IntVar(&keys, "keys", 10_000, "how many keys")
+	f.IntVar(&events, "events", 0, "how many events; 0: as many as the seconds allow")
 	f.Float64Var(&seconds, "seconds", 2, "how long")
 	return cmd
 }

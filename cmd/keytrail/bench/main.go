@@ -47,8 +47,17 @@ func command() *cobra.Command {
 			return tables(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts")
-	root.AddCommand(table)
+	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, log")
+	plot := &cobra.Command{
+		Use:     "plot",
+		Short:   "measure how figures change with clients, batch size, keys and entries, and draw it",
+		Example: `  bench plot --rounds 1`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return plots(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	root.AddCommand(table, plot)
 	root.AddCommand(hidden()...)
 	return root
 }
@@ -63,23 +72,40 @@ func tables(ctx context.Context, c config, stdout, stderr io.Writer) (err error)
 	defer func() { err = errors.Join(err, b.close()) }()
 	var text strings.Builder
 	b.head(ctx, &text, "bench table"+onlyFlag(c.Only))
-	var groups []*group
-	for _, part := range []struct {
-		name string
-		make func() *group
-	}{{"appends", b.appends}, {"receipts", b.receipts}} {
-		if b.wants(part.name) {
-			groups = append(groups, part.make())
-		}
-	}
-	err = b.measure(ctx, groups)
-	for _, g := range groups {
-		g.write(&text)
-	}
+	err = b.parts(ctx, &text)
 	if _, printErr := io.WriteString(stdout, text.String()); printErr != nil {
 		return errors.Join(err, printErr)
 	}
 	return errors.Join(err, b.save("table.md", text.String()))
+}
+
+// parts measures and writes the tables that were asked for.
+func (b *bench) parts(ctx context.Context, w io.Writer) error {
+	var groups []*group
+	if b.wants("appends") {
+		groups = append(groups, b.appends())
+	}
+	if b.wants("receipts") {
+		groups = append(groups, b.receipts())
+	}
+	err := b.measure(ctx, groups)
+	for _, g := range groups {
+		g.write(w)
+	}
+	if err != nil || !b.wants("log") {
+		return err
+	}
+	b.say("filling logs of %d entries", b.Entries)
+	l, fillErr := b.fill(ctx, b.random, b.Entries)
+	t, tesseraErr := b.fillTessera(ctx, b.Entries)
+	b.storage(ctx, l, t, fillErr, tesseraErr).write(w)
+	if l != nil {
+		fmt.Fprint(w, l.growth())
+	}
+	reads := b.reads(l, t)
+	err = b.measure(ctx, []*group{reads})
+	reads.write(w)
+	return err
 }
 
 func onlyFlag(only string) string {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -191,14 +192,21 @@ func self(ctx context.Context, into any, args ...string) (ran, error) {
 	return r, nil
 }
 
+// lastLine is what a program said in the end: its error rather than a hint.
 func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for _, l := range slices.Backward(lines) {
+		if strings.Contains(l, "error: ") {
+			return l
+		}
+	}
+	return lines[len(lines)-1]
 }
 
 // space is what a directory takes on the disk.
 type space struct {
-	bytes  float64
+	bytes  float64 // of the blocks that are its files'
+	wal    float64 // those of write-ahead logs, which do not grow with what is stored
 	inodes int
 }
 
@@ -218,6 +226,9 @@ func diskUse(dir string) (space, error) {
 		s.inodes++
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && !e.IsDir() {
 			s.bytes += float64(st.Blocks * 512)
+			if filepath.Ext(e.Name()) == ".log" {
+				s.wal += float64(st.Blocks * 512)
+			}
 		}
 		return nil
 	})

@@ -164,7 +164,7 @@ func (g *group) write(w io.Writer) {
 		{"p99 ms", func(o outcome) float64 { return o.P99 }},
 		{"CPU s/M", func(o outcome) float64 { return o.ServerCPU }},
 		{"client CPU s/M", func(o outcome) float64 { return o.ClientCPU }},
-		{"peak MB", func(o outcome) float64 { return o.PeakMB }},
+		{"memory MB", func(o outcome) float64 { return o.PeakMB }},
 	}, func(c column) bool { return !g.has(c.part) })
 	head := []string{"shape", "system", "figure"}
 	for _, c := range columns {

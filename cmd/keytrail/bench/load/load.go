@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,8 +34,12 @@ type Shape struct {
 	Warm, For time.Duration
 	// Events, when not 0, ends the load after so many, instead of For.
 	Events int
+	// First is the number of the first client's maker of events; the others follow.
+	First int
 	// HotEvery gives every so-manieth event to key 0.
 	HotEvery int
+	// Acked, when not nil, counts events as they are acknowledged.
+	Acked *atomic.Int64
 }
 
 // Result is what was measured.
@@ -100,6 +105,16 @@ type meter struct {
 	last     time.Time
 }
 
+// newMeter begins to measure: after the warm-up for the shape's time or, when that is a number
+// of events, at once and to the last.
+func newMeter(s Shape) *meter {
+	begin := time.Now()
+	if s.Events > 0 {
+		return &meter{from: begin, to: begin.Add(24 * time.Hour)}
+	}
+	return &meter{from: begin.Add(s.Warm), to: begin.Add(s.Warm + s.For)}
+}
+
 // tally is what one goroutine counts for a meter.
 type tally struct {
 	m      *meter
@@ -131,11 +146,11 @@ func (t *tally) add() {
 	}
 }
 
-// Measure runs so many workers, each of which calls op until the time is over; op handles so
-// many events and returns how many.
+// Measure runs so many workers, each of which calls op until the time is over, or Shape.Events times
+// between them; op returns how many events it has handled.
 func Measure(ctx context.Context, s Shape, worker func(n int) (op func(ctx context.Context) (int, error), err error)) (Result, error) {
-	begin := time.Now()
-	m := &meter{from: begin.Add(s.Warm), to: begin.Add(s.Warm + s.For)}
+	m := newMeter(s)
+	var taken atomic.Int64
 	var g errgroup.Group
 	for i := range s.Clients {
 		g.Go(func() error {
@@ -147,7 +162,7 @@ func Measure(ctx context.Context, s Shape, worker func(n int) (op func(ctx conte
 			defer t.add()
 			for ctx.Err() == nil {
 				sent := time.Now()
-				if sent.After(m.to) {
+				if sent.After(m.to) || s.Events > 0 && taken.Add(1) > int64(s.Events) {
 					return nil
 				}
 				n, err := op(ctx)
@@ -206,7 +221,7 @@ func Append(ctx context.Context, conns []*grpc.ClientConn, set *payload.Set, s S
 	}
 	return Measure(ctx, s, func(n int) (func(context.Context) (int, error), error) {
 		conn := conns[n%len(conns)]
-		events := set.New(n, s.Keys)
+		events := set.New(s.First+n, s.Keys)
 		var req, res Frame
 		return func(ctx context.Context) (int, error) {
 			req.Bytes = events.AppendField(req.Bytes[:0], 1)
@@ -217,11 +232,7 @@ func Append(ctx context.Context, conns []*grpc.ClientConn, set *payload.Set, s S
 
 // streams offers events over append streams.
 func streams(ctx context.Context, conns []*grpc.ClientConn, set *payload.Set, s Shape) (Result, error) {
-	begin := time.Now()
-	m := &meter{from: begin.Add(s.Warm), to: begin.Add(s.Warm + s.For)}
-	if s.Events > 0 {
-		m.from, m.to = begin, begin.Add(24*time.Hour)
-	}
+	m := newMeter(s)
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range s.Clients {
 		g.Go(func() error {
@@ -270,7 +281,7 @@ func (st *stream) run(ctx context.Context, conn *grpc.ClientConn) error {
 }
 
 func (st *stream) send(s grpc.ClientStream, free chan<- struct{}, sent chan<- message) error {
-	events := st.set.New(st.number, st.Keys)
+	events := st.set.New(st.First+st.number, st.Keys)
 	events.Hot(st.HotEvery)
 	frames := make([]Frame, st.Window)
 	for n, left := 0, st.events; ; n++ {
@@ -319,6 +330,9 @@ func (st *stream) receive(s grpc.ClientStream, free <-chan struct{}, sent <-chan
 			return fmt.Errorf("%d results for %d events", n, m.events)
 		}
 		t.done(m.at, n)
+		if st.Acked != nil {
+			st.Acked.Add(int64(n))
+		}
 		<-free
 	}
 }
