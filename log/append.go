@@ -21,6 +21,7 @@ type Event struct {
 	id     [32]byte // event.ID
 	key    [32]byte // event.KeyID, if hasKey
 	hasKey bool
+	tenant []byte
 	bytes  []byte
 }
 
@@ -34,7 +35,7 @@ func Prepare(ev *keytrailv1.KeyEvent, now time.Time) (Event, error) {
 	if err != nil {
 		return Event{}, err
 	}
-	p := Event{id: event.ID(ev), bytes: b}
+	p := Event{id: event.ID(ev), tenant: []byte(ev.GetTenant()), bytes: b}
 	if ref := ev.GetKey().GetRef(); ref != "" {
 		p.hasKey, p.key = true, event.KeyID(ev.GetTenant(), ref)
 	}
@@ -75,7 +76,8 @@ func (l *Log) Append(ctx context.Context, producer string, events []Event) ([]Re
 }
 
 // Submit begins to record events: at most MaxEvents, which the log keeps until the call is
-// done. Calls that one goroutine submits one after the other are sequenced in that order.
+// done. What one goroutine submits for one tenant is sequenced in that order. An
+// *OverloadError means that one tenant has sent too much; others may go on.
 func (l *Log) Submit(ctx context.Context, producer string, events []Event) (*Call, error) {
 	if len(events) > MaxEvents {
 		return nil, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(events), MaxEvents)

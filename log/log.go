@@ -33,7 +33,8 @@ import (
 
 // Errors of Append, to be matched with errors.Is.
 var (
-	// ErrOverloaded means that the pool is full; nothing was taken. Try again later.
+	// ErrOverloaded means that the pool is full; nothing was taken. Try again later. An
+	// *OverloadError says that it is one tenant who has sent too much.
 	ErrOverloaded = errors.New("log: too many events are waiting to be written")
 	// ErrStopping means that the log is being stopped; nothing was taken.
 	ErrStopping = errors.New("log: stopping")
@@ -76,6 +77,9 @@ type Config struct {
 	Refresh time.Duration
 	// MaxPending is how many events may wait for the next batch. 0 means DefaultMaxPending.
 	MaxPending int
+	// Quota says how many events a second a tenant may append. It is called under a lock,
+	// when a tenant comes that has not sent anything for a while. Nil means no quotas.
+	Quota func(tenant string) Rate
 	// Logger, nil for none.
 	Logger *slog.Logger
 }
@@ -131,7 +135,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		prover:  prove.New(cfg.Store, cachedPages),
 		logger:  cfg.Logger,
 		metrics: newMetrics(),
-		pool:    newPool(cfg.MaxPending),
+		pool:    newPool(cfg.MaxPending, cfg.Quota),
 		failed:  make(chan struct{}),
 	}
 	if next := cfg.Ledger.Successor(); next != "" {

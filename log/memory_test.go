@@ -19,6 +19,7 @@ func TestSameEventSamePlaceBeyondMemory(t *testing.T) {
 	const calls, perCall, fresh = 65, log.MaxEvents, 51_000 // fresh is three generations and more
 	h := &holdStore{Store: memstore.New(), hold: make(chan struct{}), waiting: make(chan struct{}, 1000)}
 	d := logtest.NewDir(t)
+	d.Change = func(c *log.Config) { c.MaxPending = 1 << 17 } // one tenant gets three quarters
 	l := logtest.Open(t, d, h)
 	rng := rand.New(rand.NewPCG(7, 8))
 	key := func(n int) string { // some with many events, some with two or three

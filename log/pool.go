@@ -1,6 +1,7 @@
 package log
 
 import (
+	"bytes"
 	"context"
 	"sync"
 )
@@ -14,14 +15,28 @@ const (
 // maxPendingBytes bounds the events that wait, encoded, whatever their number.
 const maxPendingBytes = 64 << 20
 
+const (
+	// turnCost is what a tenant may put into a batch before it is another tenant's turn, in
+	// bytes of events; each event costs eventCost more.
+	turnCost  = 32 << 10
+	eventCost = 256
+	// shareOfFree bounds what a tenant may have waiting: as many times the room that is
+	// left. So one tenant alone gets three quarters of the pool, two get three sevenths
+	// each, and whoever comes next finds room.
+	shareOfFree = 3
+)
+
 // A Call is one group of events on its way into the log.
 type Call struct {
 	producer string
 	items    []item
 	results  []Result
 	bytes    int
-	done     chan struct{}
-	err      error
+	// parts is how many of its parts are not answered. It is the sequencer's once the call
+	// is in the pool.
+	parts int
+	done  chan struct{}
+	err   error
 }
 
 // item is one event of a call that is not known to be a duplicate.
@@ -31,6 +46,15 @@ type item struct {
 	// seen is how many records the index had taken when it was asked for the event.
 	seen uint64
 }
+
+// part is the events of one tenant in a call.
+type part struct {
+	call  *Call
+	items []item
+	bytes int
+}
+
+func (p *part) cost() int { return p.bytes + len(p.items)*eventCost }
 
 // Wait returns the results, one for each event in order, once all events of the call are
 // durable or refused. When ctx ends first the events may be recorded all the same.
@@ -48,22 +72,49 @@ func (c *Call) Wait(ctx context.Context) ([]Result, error) {
 	}
 }
 
-// pool holds the calls that wait for the next batch. Whoever comes while a batch is being
-// synced is in the next one; there is no timer.
+// pool holds what waits for the next batch. Whoever comes while a batch is being synced is
+// in the next one; there is no timer.
+//
+// Each tenant has a lane, and lanes take turns, so that a flood of one tenant makes only
+// that tenant wait. What one goroutine submits for one tenant stays in its order.
 type pool struct {
 	mu     sync.Mutex
-	calls  []*Call
+	lanes  map[string]*lane // those with something in them
+	turns  queue[*lane]     // the same, whose turn is next first
+	spare  *lane
 	events int
 	bytes  int
 	max    int // events
+	quotas quotas
 	closed bool
-	wake   chan struct{} // holds one token when calls or closed changed
+	wake   chan struct{} // holds one token when lanes or closed changed
 }
 
-func newPool(max int) *pool { return &pool{max: max, wake: make(chan struct{}, 1)} }
+// lane is what waits of one tenant.
+type lane struct {
+	tenant string
+	parts  queue[part]
+	events int
+	bytes  int
+	credit int // cost that is left of its turns
+}
 
-// put adds a call, or refuses it with ErrOverloaded or ErrStopping.
+func newPool(max int, quota func(tenant string) Rate) *pool {
+	return &pool{
+		lanes: make(map[string]*lane), max: max, quotas: newQuotas(quota), wake: make(chan struct{}, 1),
+	}
+}
+
+// put adds a call, or refuses it with ErrStopping or an error that is ErrOverloaded.
 func (p *pool) put(c *Call) error {
+	// Nearly every call is of one tenant.
+	one := part{call: c, items: c.items, bytes: c.bytes}
+	parts := split(one)
+	if parts == nil {
+		c.parts = 1
+	} else {
+		c.parts = len(parts)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -72,19 +123,93 @@ func (p *pool) put(c *Call) error {
 	if p.events+len(c.items) > p.max || p.bytes+c.bytes > maxPendingBytes {
 		return ErrOverloaded
 	}
-	p.calls = append(p.calls, c)
-	p.events += len(c.items)
-	p.bytes += c.bytes
+	if parts == nil {
+		if err := p.admit(&one); err != nil {
+			return err
+		}
+		p.enter(one)
+		p.signal()
+		return nil
+	}
+	for i := range parts {
+		if err := p.admit(&parts[i]); err != nil {
+			return err
+		}
+	}
+	for i := range parts {
+		p.enter(parts[i])
+	}
 	p.signal()
 	return nil
 }
 
-// take waits for calls and moves the oldest of them, up to the limits of a batch, to the
-// end of buf. It returns buf as it was when the pool is closed and empty.
-func (p *pool) take(buf []*Call) []*Call {
+// split returns the parts of a call by tenant, nil when it has one tenant only.
+func split(all part) []part {
+	tenant := func(it *item) []byte { return it.event.tenant }
+	mixed := false
+	for i := 1; i < len(all.items) && !mixed; i++ {
+		mixed = !bytes.Equal(tenant(&all.items[i]), tenant(&all.items[0]))
+	}
+	if !mixed {
+		return nil
+	}
+	var parts []part
+	places := make(map[string]int)
+	for i := range all.items {
+		it := all.items[i]
+		at, ok := places[string(tenant(&it))]
+		if !ok {
+			at = len(parts)
+			places[string(tenant(&it))] = at
+			parts = append(parts, part{call: all.call})
+		}
+		parts[at].items = append(parts[at].items, it)
+		parts[at].bytes += len(it.event.bytes)
+	}
+	return parts
+}
+
+// admit says whether there is room for a part beside what waits of its tenant, and whether
+// the tenant's quota has room for it.
+func (p *pool) admit(n *part) error {
+	tenant := n.items[0].event.tenant
+	events, size := len(n.items), n.bytes
+	if l := p.lanes[string(tenant)]; l != nil {
+		events, size = events+l.events, size+l.bytes
+	}
+	if events > shareOfFree*(p.max-p.events) || size > shareOfFree*(maxPendingBytes-p.bytes) {
+		return &OverloadError{Tenant: string(tenant), Waiting: events - len(n.items)}
+	}
+	return p.quotas.check(tenant)
+}
+
+// enter adds a part to its tenant's lane.
+func (p *pool) enter(n part) {
+	tenant := n.items[0].event.tenant
+	l := p.lanes[string(tenant)]
+	if l == nil {
+		if l = p.spare; l == nil || l.tenant != string(tenant) {
+			l = &lane{tenant: string(tenant)}
+		}
+		p.spare = nil
+		p.lanes[l.tenant] = l
+		p.turns.push(l)
+	}
+	l.parts.push(n)
+	p.quotas.charge(l.tenant, len(n.items))
+	l.events += len(n.items)
+	l.bytes += n.bytes
+	p.events += len(n.items)
+	p.bytes += n.bytes
+}
+
+// take waits for calls and moves parts of them, up to the limits of a batch, to the end of
+// buf: the tenants take turns, and of each the oldest parts come first. It returns buf as
+// it was when the pool is closed and empty.
+func (p *pool) take(buf []part) []part {
 	for {
 		p.mu.Lock()
-		if len(p.calls) > 0 {
+		if p.turns.len() > 0 {
 			break
 		}
 		closed := p.closed
@@ -95,23 +220,83 @@ func (p *pool) take(buf []*Call) []*Call {
 		<-p.wake
 	}
 	defer p.mu.Unlock()
-	n, events, bytes := 0, 0, 0
-	for n < len(p.calls) {
-		c := p.calls[n]
-		if n > 0 && (events+len(c.items) > maxBatchEvents || bytes+c.bytes > maxBatchBytes) {
-			break
+	b := filling{parts: buf}
+	for p.turns.len() > 0 && !b.full {
+		l := *p.turns.first()
+		for l.parts.len() > 0 {
+			n := l.parts.first()
+			if p.turns.len() > 1 && n.cost() > l.credit {
+				break
+			}
+			if !b.add(n) {
+				break
+			}
+			l.credit = max(0, l.credit-n.cost())
+			l.events -= len(n.items)
+			l.bytes -= n.bytes
+			l.parts.pop()
 		}
-		events += len(c.items)
-		bytes += c.bytes
-		n++
+		switch {
+		case l.parts.len() == 0:
+			p.turns.pop()
+			delete(p.lanes, l.tenant)
+			l.credit = 0
+			p.spare = l
+		case !b.full:
+			l.credit += turnCost
+			p.turns.pop()
+			p.turns.push(l)
+		}
 	}
-	buf = append(buf, p.calls[:n]...)
-	rest := copy(p.calls, p.calls[n:])
-	clear(p.calls[rest:])
-	p.calls = p.calls[:rest]
-	p.events -= events
-	p.bytes -= bytes
-	return buf
+	p.events -= b.events
+	p.bytes -= b.bytes
+	return b.parts
+}
+
+// queue is a first-in first-out queue in one slice.
+type queue[T any] struct {
+	all  []T
+	gone int // of all
+}
+
+func (q *queue[T]) len() int { return len(q.all) - q.gone }
+
+func (q *queue[T]) push(v T) {
+	if q.gone > len(q.all)/2 {
+		n := copy(q.all, q.all[q.gone:])
+		clear(q.all[n:])
+		q.all, q.gone = q.all[:n], 0
+	}
+	q.all = append(q.all, v)
+}
+
+func (q *queue[T]) first() *T { return &q.all[q.gone] }
+
+func (q *queue[T]) pop() {
+	var none T
+	q.all[q.gone] = none
+	if q.gone++; q.gone == len(q.all) {
+		q.all, q.gone = q.all[:0], 0
+	}
+}
+
+// filling is a batch that is being taken from the pool.
+type filling struct {
+	parts         []part
+	events, bytes int
+	full          bool
+}
+
+// add takes a part, or says that there is no room for it.
+func (b *filling) add(n *part) bool {
+	if b.events > 0 && (b.events+len(n.items) > maxBatchEvents || b.bytes+n.bytes > maxBatchBytes) {
+		b.full = true
+		return false
+	}
+	b.parts = append(b.parts, *n)
+	b.events += len(n.items)
+	b.bytes += n.bytes
+	return true
 }
 
 // depth returns how many events wait.

@@ -35,7 +35,7 @@ type sequencer struct {
 	spare chan []index.Row
 
 	// Reused from batch to batch.
-	calls []*Call
+	parts []part
 	batch batch
 }
 
@@ -101,8 +101,8 @@ func (s *sequencer) run(ctx context.Context) error {
 
 func (s *sequencer) writeBatches(ctx context.Context) error {
 	for {
-		s.calls = s.log.pool.take(s.calls[:0])
-		if len(s.calls) == 0 {
+		s.parts = s.log.pool.take(s.parts[:0])
+		if len(s.parts) == 0 {
 			return nil
 		}
 		if err := s.log.cause(); err != nil {
@@ -127,13 +127,18 @@ func (s *sequencer) handOver(job applyJob) {
 	s.recent.rotate(s.log.index.Applied(), s.head.Size)
 }
 
-// finish answers the calls of a batch.
+// finish answers the parts of a batch, and the calls that have no other part.
 func (s *sequencer) finish(err error) error {
-	for i, c := range s.calls {
-		c.err = err
-		c.items = nil // whoever is slow to take the results holds no events
-		close(c.done)
-		s.calls[i] = nil
+	for i := range s.parts {
+		c := s.parts[i].call
+		s.parts[i] = part{}
+		if err != nil {
+			c.err = err
+		}
+		if c.parts--; c.parts == 0 {
+			c.items = nil // whoever is slow to take the results holds no events
+			close(c.done)
+		}
 	}
 	return err
 }
@@ -141,23 +146,23 @@ func (s *sequencer) finish(err error) error {
 // refuseRest answers the calls that no batch will take.
 func (s *sequencer) refuseRest(err error) {
 	for {
-		s.calls = s.log.pool.take(s.calls[:0])
-		if len(s.calls) == 0 {
+		s.parts = s.log.pool.take(s.parts[:0])
+		if len(s.parts) == 0 {
 			return
 		}
 		_ = s.finish(err)
 	}
 }
 
-// write commits one batch made of s.calls. The rows that it returns are what the batch,
+// write commits one batch made of s.parts. The rows that it returns are what the batch,
 // if there is one, adds to the index.
 func (s *sequencer) write(ctx context.Context) (applyJob, error) {
 	b := &s.batch
 	b.reset()
 	now := s.now()
-	for _, c := range s.calls {
-		for i := range c.items {
-			if err := s.place(ctx, c, &c.items[i], now); err != nil {
+	for _, p := range s.parts {
+		for i := range p.items {
+			if err := s.place(ctx, p.call, &p.items[i], now); err != nil {
 				return applyJob{}, err
 			}
 		}
