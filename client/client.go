@@ -72,7 +72,17 @@ func (t TLS) credentials(server string) (credentials.TransportCredentials, error
 	if loopback && t == (TLS{}) {
 		return insecure.NewCredentials(), nil
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: host}
+	cfg, err := t.Config()
+	if err != nil {
+		return nil, err
+	}
+	cfg.ServerName = host
+	return credentials.NewTLS(cfg), nil
+}
+
+// Config reads the files, for a connection of another kind to the same log.
+func (t TLS) Config() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS13}
 	if t.CA != "" {
 		pem, err := os.ReadFile(t.CA)
 		if err != nil {
@@ -93,7 +103,7 @@ func (t TLS) credentials(server string) (credentials.TransportCredentials, error
 		}
 		cfg.Certificates = []tls.Certificate{cert}
 	}
-	return credentials.NewTLS(cfg), nil
+	return cfg, nil
 }
 
 // Appender appends over one stream. It is for one goroutine at a time.

@@ -53,6 +53,12 @@ func (c *Copy) Size() uint64 { return c.cp.Size }
 // Root returns the root hash of its tree.
 func (c *Copy) Root() tiles.Hash { return c.cp.Root }
 
+// RootAt returns the root of the tree of the first size entries, at most Size.
+func (c *Copy) RootAt(ctx context.Context, size uint64) (tiles.Hash, error) {
+	root, err := c.tree.Root(ctx, size)
+	return root, damaged(err)
+}
+
 // Leaves calls fn with the leaves from start up to end, at most Size, in order. Each has
 // been verified against Root; it is good during the call. A leaf that is not what was
 // copied is ErrDamaged.

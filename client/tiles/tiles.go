@@ -109,6 +109,28 @@ func Open(from string, o Options) (*Log, error) {
 	return nil, fmt.Errorf("opening the log at %s: %s is no http, https or file URL", u.Redacted(), scheme)
 }
 
+// Files returns a log whose files a function has: get returns the bytes at a path below the
+// log's prefix ("checkpoint", "tile/…"), fs.ErrNotExist where there is nothing, and may be
+// called concurrently. Name stands for it in messages.
+func Files(name string, get func(ctx context.Context, path string) ([]byte, error)) *Log {
+	return &Log{from: files{name, get}}
+}
+
+type files struct {
+	name string
+	read func(ctx context.Context, path string) ([]byte, error)
+}
+
+func (f files) String() string { return f.name }
+
+func (f files) get(ctx context.Context, path string, limit int) ([]byte, error) {
+	b, err := f.read(ctx, path)
+	if err == nil && len(b) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrMalformed, limit)
+	}
+	return b, err
+}
+
 // String returns where the log is read from, without a password.
 func (l *Log) String() string { return l.from.String() }
 

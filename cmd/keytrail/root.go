@@ -67,7 +67,7 @@ Exit status: 0 fine, 1 could not do it or cannot tell, 2 wrong usage, 3 tampered
 	add("read", a.listCommand(), a.showCommand(), a.historyCommand(), a.infoCommand())
 	add("prove", a.receiptCommand(), a.checkpointCommand(), a.consistencyCommand(), a.verifyCommand(), a.monitorCommand())
 	add("operate", a.initCommand(), a.fsckCommand(), a.mirrorCommand(), a.ledgerCommand(), a.benchCommand())
-	add("operate", a.recoverCommand())
+	add("operate", a.backupCommand(), a.restoreCommand(), a.recoverCommand())
 	add("operate", a.keygenCommand(), a.keyCommand())
 	return cmd
 }

@@ -77,8 +77,8 @@ func DefaultConfig(origin string) Config {
 	}
 }
 
-// parseConfig reads a configuration; what it leaves out has the default.
-func parseConfig(b []byte) (Config, error) {
+// ParseConfig reads a configuration; what it leaves out has the default.
+func ParseConfig(b []byte) (Config, error) {
 	c := DefaultConfig("")
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)

@@ -114,29 +114,68 @@ func Init(dir, origin string) (*Dir, error) {
 	return d, writeFile(filepath.Join(dir, configFile), b, 0o600)
 }
 
+// Prepare makes the directory of a log that exists already, as from a backup: configuration,
+// policy, an empty store, and places for keys and ledger, which it does not make. Text is
+// the configuration as it is to be written, empty for one that Prepare writes. The directory
+// is there, empty, and for its caller alone.
+func Prepare(dir string, c Config, text []byte, policy string) (*Dir, error) {
+	d := &Dir{Path: dir, Config: c, Policy: policy}
+	for _, sub := range []string{"keys", "signer"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("making a log in %s: %w", dir, err)
+		}
+	}
+	s, err := pebblestore.Create(d.Store(), pebblestore.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Close(); err != nil {
+		return nil, fmt.Errorf("closing the new store: %w", err)
+	}
+	if err := writeFile(d.policyFile(), []byte(policy), 0o644); err != nil {
+		return nil, err
+	}
+	if len(text) == 0 {
+		if text, err = c.encode(); err != nil {
+			return nil, err
+		}
+	}
+	return d, writeFile(filepath.Join(dir, configFile), text, 0o600)
+}
+
 // Load reads the directory of a log. A directory that is none is fs.ErrNotExist, private
 // keys that others can read are fs.ErrPermission. Keys in a token are not reached for: see
 // CheckKeys.
 func Load(dir string) (*Dir, error) {
+	d, err := LoadPublic(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.readKeys(); err != nil {
+		return nil, err
+	}
+	if err := d.checkPolicy(); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", d.policyFile(), err)
+	}
+	return d, nil
+}
+
+// LoadPublic is Load without the private keys: who only reads the log needs none. The
+// directory has no Signers then.
+func LoadPublic(dir string) (*Dir, error) {
 	d := &Dir{Path: dir}
 	b, err := readFile(filepath.Join(dir, configFile))
 	if err != nil {
 		return nil, fmt.Errorf("reading the log's configuration: %w", err)
 	}
-	if d.Config, err = parseConfig(b); err != nil {
+	if d.Config, err = ParseConfig(b); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", filepath.Join(dir, configFile), err)
-	}
-	if err := d.readKeys(); err != nil {
-		return nil, err
 	}
 	p, err := readFile(d.policyFile())
 	if err != nil {
 		return nil, fmt.Errorf("reading the log's policy: %w", err)
 	}
 	d.Policy = string(p)
-	if err := d.checkPolicy(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", d.policyFile(), err)
-	}
 	return d, nil
 }
 

@@ -93,9 +93,7 @@ func clearAway(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		switch strings.TrimSuffix(e.Name(), ".new") {
-		case "config.yaml", "policy", "keys", "signer", "store", PredecessorStatement:
-		default:
+		if !isLogFile(e.Name()) {
 			return fmt.Errorf("making the successor: %s is in the way: %w", dir, fs.ErrExist)
 		}
 	}
@@ -103,6 +101,15 @@ func clearAway(dir string) error {
 		return fmt.Errorf("removing what an earlier attempt left: %w", err)
 	}
 	return nil
+}
+
+// isLogFile says whether a name is one that making a log's directory gives.
+func isLogFile(name string) bool {
+	switch strings.TrimSuffix(name, ".new") {
+	case "config.yaml", "policy", "keys", "signer", "store", PredecessorStatement:
+		return true
+	}
+	return false
 }
 
 // makeSuccessor makes the directory of a new log with the configuration and the witnesses of

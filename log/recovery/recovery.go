@@ -90,7 +90,11 @@ type DamageError struct {
 
 func (e *DamageError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the store up to entry %d and the source from there on are not the log that was signed: ", e.Start)
+	if e.Start == 0 {
+		b.WriteString("the source is not the log that was signed: ")
+	} else {
+		fmt.Fprintf(&b, "the store up to entry %d and the source from there on are not the log that was signed: ", e.Start)
+	}
 	for i, p := range e.Problems {
 		if i == 3 {
 			fmt.Fprintf(&b, "; and %d more", uint64(len(e.Problems)-i)+e.Unlisted)

@@ -235,14 +235,9 @@ func (t *Tail) write(ctx context.Context, j *joined) (erased uint64, err error) 
 		if !got.Equal(end) {
 			return erased, damaged(j.plan.start.Size, "source", "changed while it was read: entries %d to %d are others", head.Size, end.Size)
 		}
-		err = t.Store.Commit(ctx, &storage.Batch{Old: head, Entries: b.entries, Nodes: tree.nodes, New: end})
-		if err != nil {
-			return erased, fmt.Errorf("writing entries %d to %d: %w", head.Size, end.Size, err)
-		}
-		if err := t.erase(ctx, b.erased); err != nil {
+		if err := commit(ctx, t.Store, tree, b, end); err != nil {
 			return erased, err
 		}
-		tree.nodes = tree.nodes[:0]
 		erased += uint64(len(b.erased))
 		head = end
 		if t.Progress != nil {
@@ -252,11 +247,22 @@ func (t *Tail) write(ctx context.Context, j *joined) (erased uint64, err error) 
 	return erased, nil
 }
 
-func (t *Tail) erase(ctx context.Context, indexes []uint64) error {
+// commit writes a batch by which a tree was extended to a head, and erases what the source
+// has erased.
+func commit(ctx context.Context, s storage.Store, t *tree, b *batch, end storage.Head) error {
+	err := s.Commit(ctx, &storage.Batch{Old: b.old, Entries: b.entries, Nodes: t.nodes, New: end})
+	if err != nil {
+		return fmt.Errorf("writing entries %d to %d: %w", b.old.Size, end.Size, err)
+	}
+	t.nodes = t.nodes[:0]
+	return erase(ctx, s, b.erased)
+}
+
+func erase(ctx context.Context, s storage.Store, indexes []uint64) error {
 	if len(indexes) == 0 {
 		return nil
 	}
-	if err := t.Store.ErasePayloads(ctx, indexes); err != nil {
+	if err := s.ErasePayloads(ctx, indexes); err != nil {
 		return fmt.Errorf("erasing payloads that the source has erased: %w", err)
 	}
 	return nil
@@ -275,7 +281,7 @@ func (t *Tail) eraseUnfinished(ctx context.Context, head storage.Head) error {
 	if err != nil {
 		return fmt.Errorf("reading the last payloads: %w", err)
 	}
-	return t.erase(ctx, unfinished)
+	return erase(ctx, t.Store, unfinished)
 }
 
 // finish does what comes after the entries are there: the ledger, and the published
