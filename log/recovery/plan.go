@@ -213,7 +213,12 @@ func (j *joined) Leaves(ctx context.Context, start, end uint64, fn func(uint64, 
 }
 
 func (j *joined) Payloads(ctx context.Context, start, end uint64, fn func(uint64, []byte) error) error {
-	return j.read(ctx, start, end, j.Store.Payloads, j.src.Payloads, fn)
+	return j.read(ctx, start, end, j.Store.Payloads, j.src.Payloads, func(i uint64, payload []byte) error {
+		if len(payload) == 0 {
+			payload = nil // no record is empty: an earlier run was cut off before it erased this one
+		}
+		return fn(i, payload)
+	})
 }
 
 func (j *joined) Tile(ctx context.Context, level uint8, index uint64, width int) ([]byte, error) {
