@@ -256,6 +256,9 @@ func (r *Restore) fill(ctx context.Context, s storage.Store, out *Restored) erro
 		return err
 	}
 	for head.Size < out.Size {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		b, err := readBatch(ctx, r.Source, 0, head, min(head.Size+batchSize, out.Size))
 		if err != nil {
 			return err
