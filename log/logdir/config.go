@@ -57,7 +57,8 @@ type TLS struct {
 type Witness struct {
 	// Timeout is how long one request may take.
 	Timeout time.Duration `yaml:"timeout"`
-	// Grace is how long publication waits for further witnesses once the quorum is met.
+	// Grace is how long publication waits for further witnesses once the quorum is met. 0: not
+	// at all; what they cosign is added while nothing newer is to be published.
 	Grace time.Duration `yaml:"grace"`
 	// PerDay is how many requests a day a witness allows this log ("qpd"), by the witness's
 	// name in the policy. Witnesses that are not named have no limit.
@@ -73,7 +74,7 @@ func DefaultConfig(origin string) Config {
 		Origin: origin, Ledger: "signer/ledger",
 		GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
 		MinInterval: log.DefaultMinInterval, MaxPending: log.DefaultMaxPending, MaxConnections: defaultMaxConnections,
-		Refresh: log.DefaultRefresh, Witness: Witness{Timeout: feed.DefaultTimeout, Grace: feed.DefaultGrace},
+		Refresh: log.DefaultRefresh, Witness: Witness{Timeout: feed.DefaultTimeout},
 	}
 }
 
@@ -133,7 +134,7 @@ func (c Config) Validate() error {
 	}{
 		{"refresh", c.Refresh, time.Second, 30 * 24 * time.Hour},
 		{"witness.timeout", c.Witness.Timeout, time.Millisecond, time.Minute},
-		{"witness.grace", c.Witness.Grace, time.Nanosecond, 10 * time.Second},
+		{"witness.grace", c.Witness.Grace, 0, 10 * time.Second},
 	} {
 		if d.value < d.min || d.value > d.max {
 			add(d.key, fmt.Errorf("%v is not between %v and %v", d.value, d.min, d.max))

@@ -35,13 +35,25 @@ type result struct {
 
 // call is one Cosign.
 type call struct {
+	f    *Feed
 	cp   checkpoint.Checkpoint
 	note []byte
 	// over is closed when Cosign returns; requests that are under way go on.
 	over chan struct{}
 
+	// pending are the witnesses that were asked and have not answered, spare those that were
+	// not asked yet; owned by Cosign.
+	pending  map[*endpoint]bool
+	spare    []*endpoint
+	problems map[*endpoint]string
+	results  chan result
+
 	mu  sync.Mutex
 	met time.Time // when the quorum was met; zero before
+	// sigs are the good lines, by the witness's place in the policy.
+	sigs map[int]checkpoint.Signature
+	// returned says that Cosign has returned what was in sigs.
+	returned bool
 }
 
 // inTime says whether an answer that comes now was worth waiting for.
@@ -51,14 +63,13 @@ func (c *call) inTime(grace time.Duration) bool {
 	return c.met.IsZero() || time.Since(c.met) <= grace
 }
 
-// Cosign asks every witness that can be asked now, in parallel, to cosign one checkpoint
-// that the log has signed. cp is what note states; lines of note that are not the log's own
-// are not sent. No later call may be about a smaller tree or another one of the same size.
+// Cosign asks witnesses in parallel to cosign one checkpoint that the log has signed, and
+// returns when the policy's quorum is met, with a Grace also when that is over or all have
+// answered. cp is what note states; lines of note that are not the log's own are not sent. No
+// later call may be about a smaller tree or another one of the same size.
 //
-// It returns as soon as the policy's quorum is met and the grace is over or all have
-// answered. The grace is spent only on witnesses whose last answer came in time. The
-// signatures are verified, each key's once, in the order of the policy. With quorum none they may be
-// none at all.
+// The signatures are verified, each key's once, in the order of the policy. With quorum none
+// there may be none at all. Those that come after the return are in Gathered.
 //
 // When the witnesses that are left cannot meet the quorum, or ctx ends first, the error is
 // a *QuorumError. That is at once, with nobody asked, when those that can be asked now could not
@@ -70,6 +81,7 @@ func (c *call) inTime(grace time.Duration) bool {
 func (f *Feed) Cosign(ctx context.Context, cp checkpoint.Checkpoint, note []byte) ([]checkpoint.Signature, error) {
 	f.cosigning.Lock()
 	defer f.cosigning.Unlock()
+	f.endSpare()
 	own, err := f.admit(cp, note)
 	if err != nil {
 		return nil, err
@@ -78,16 +90,32 @@ func (f *Feed) Cosign(ctx context.Context, cp checkpoint.Checkpoint, note []byte
 	if f.earliest(now, f.policy.Satisfied).After(now) {
 		return nil, f.quorumError(nil)
 	}
-	c := &call{cp: cp, note: own, over: make(chan struct{})}
+	c := &call{
+		f: f, cp: cp, note: own, over: make(chan struct{}),
+		pending: make(map[*endpoint]bool), problems: make(map[*endpoint]string),
+		results: make(chan result, len(f.endpoints)), sigs: make(map[int]checkpoint.Signature),
+	}
 	defer close(c.over)
-	results := make(chan result, len(f.endpoints))
-	pending := make(map[*endpoint]bool)
-	for _, e := range f.endpoints {
-		if e.askable(now) && f.start(func() { results <- e.serve(c) }) {
-			pending[e] = true
+	first, spare := f.choose(now)
+	c.spare = spare
+	c.ask(first)
+	if err := c.collect(ctx, patience(first)); err != nil {
+		return nil, err
+	}
+	if f.grace == 0 {
+		f.askSpare(c)
+	}
+	return c.take(), nil
+}
+
+// ask begins to ask witnesses.
+func (c *call) ask(endpoints []*endpoint) {
+	for _, e := range endpoints {
+		if c.f.start(func() { c.results <- e.serve(c) }) {
+			c.pending[e] = true
+			c.problems[e] = "has not answered yet"
 		}
 	}
-	return f.collect(ctx, c, pending, results)
 }
 
 // serve asks one URL on behalf of a call.
@@ -99,6 +127,12 @@ func (e *endpoint) serve(c *call) result {
 	if !e.askable(time.Now()) { // the request before this one failed
 		return result{e: e, problem: e.status().Problem}
 	}
+	return e.request(c)
+}
+
+// request asks for the cosignatures of a call's checkpoint and adds them to it. The caller
+// holds the slot.
+func (e *endpoint) request(c *call) result {
 	ctx := e.f.ctx
 	got, bad := e.ask(ctx, c.cp, c.note)
 	late := !c.inTime(e.f.grace)
@@ -106,6 +140,7 @@ func (e *endpoint) serve(c *call) result {
 	e.late = late
 	e.mu.Unlock()
 	if bad == nil {
+		c.add(got)
 		return result{e: e, got: got, problem: e.cosigned(ctx, got)}
 	}
 	e.failed(ctx, bad)
@@ -115,49 +150,59 @@ func (e *endpoint) serve(c *call) result {
 	return result{e: e, problem: bad.why}
 }
 
-// collect waits for the answers to a call.
-func (f *Feed) collect(ctx context.Context, c *call, pending map[*endpoint]bool, results <-chan result) ([]checkpoint.Signature, error) {
+// collect waits until the quorum is met. Spare witnesses are asked when it cannot be met
+// without them, or was not in the time that the first were given.
+func (c *call) collect(ctx context.Context, patience time.Duration) error {
+	f := c.f
 	cosigned := make(map[string]bool)
-	sigs := make(map[int]checkpoint.Signature)
-	problems := unanswered(pending)
+	late := time.NewTimer(patience)
+	defer late.Stop()
 	var grace <-chan time.Time
 	for {
 		if p := f.Proof(); p != nil {
-			return nil, p
+			return p
 		} else if f.policy.Satisfied(cosigned) {
 			if grace == nil {
-				c.mu.Lock()
-				c.met = time.Now()
-				c.mu.Unlock()
-				timer := time.NewTimer(f.grace)
-				defer timer.Stop()
-				grace = timer.C
+				grace = c.quorum()
 			}
-			if !punctual(pending) {
-				return inOrder(sigs), nil
+			if f.grace == 0 || !punctual(c.pending) {
+				return nil
 			}
 		} else if f.ctx.Err() != nil {
-			return nil, ErrClosed
-		} else if !f.policy.Satisfied(with(cosigned, pending)) {
-			return nil, f.quorumError(problems, slices.Collect(maps.Keys(cosigned))...)
+			return ErrClosed
+		} else if !f.policy.Satisfied(with(cosigned, c.pending)) {
+			if len(c.spare) == 0 {
+				return f.quorumError(c.problems, slices.Collect(maps.Keys(cosigned))...)
+			}
+			c.askAll()
+			continue
 		}
 		select {
-		case r := <-results:
-			delete(pending, r.e)
-			problems[r.e] = r.problem
+		case r := <-c.results:
+			delete(c.pending, r.e)
+			c.problems[r.e] = r.problem
 			for _, g := range r.got {
 				cosigned[g.member.Name] = true
-				sigs[g.member.index] = g.sig
 			}
+		case <-late.C:
+			c.askAll()
 		case <-grace:
-			setLate(pending)
+			setLate(c.pending)
 		case <-ctx.Done():
 			if grace != nil {
-				return inOrder(sigs), nil
+				return nil
 			}
-			return nil, f.quorumError(problems, slices.Collect(maps.Keys(cosigned))...)
+			return f.quorumError(c.problems, slices.Collect(maps.Keys(cosigned))...)
 		}
 	}
+}
+
+// quorum notes that the quorum is met, and returns when the grace is over.
+func (c *call) quorum() <-chan time.Time {
+	c.mu.Lock()
+	c.met = time.Now()
+	c.mu.Unlock()
+	return time.After(c.f.grace)
 }
 
 // unanswered returns the problem of witnesses until they answer.
@@ -189,15 +234,6 @@ func punctual(pending map[*endpoint]bool) bool {
 		}
 	}
 	return false
-}
-
-// inOrder returns the signatures in the order of the policy.
-func inOrder(sigs map[int]checkpoint.Signature) []checkpoint.Signature {
-	var out []checkpoint.Signature
-	for _, i := range slices.Sorted(maps.Keys(sigs)) {
-		out = append(out, sigs[i])
-	}
-	return out
 }
 
 // with returns names and those of the members of endpoints.

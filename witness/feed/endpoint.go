@@ -44,6 +44,10 @@ type endpoint struct {
 	problem     string
 	lastSuccess time.Time
 	latency     time.Duration
+	// pace is the latency, smoothed.
+	pace time.Duration
+	// asked is when the last request was sent.
+	asked time.Time
 }
 
 // member is a witness of the policy.
@@ -112,6 +116,10 @@ func (e *endpoint) took(d time.Duration) {
 	e.f.metrics.seconds.WithLabelValues(e.label).Observe(d.Seconds())
 	e.mu.Lock()
 	e.latency = d
+	if e.pace == 0 {
+		e.pace = d
+	}
+	e.pace += (d - e.pace) / 8
 	e.mu.Unlock()
 }
 
@@ -119,9 +127,11 @@ func (e *endpoint) took(d time.Duration) {
 func (e *endpoint) spend() *failure {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.budget.take(time.Now()) {
+	now := time.Now()
+	if !e.budget.take(now) {
 		return fail(spent, "spent", "its %.0f requests a day are used up", e.budget.perDay)
 	}
+	e.asked = now
 	return nil
 }
 

@@ -184,6 +184,9 @@ type trio struct {
 	conf feed.Config
 }
 
+// grace is the one of a trio, and that of Start.
+const grace = 20 * time.Millisecond
+
 func newTrio(t testing.TB, quorum int) *trio {
 	t.Helper()
 	s := &trio{log: newLog(t, "")}
@@ -192,6 +195,7 @@ func newTrio(t testing.TB, quorum int) *trio {
 	}
 	s.conf = feed.Config{
 		Tree:      s.log,
+		Grace:     grace,
 		Policy:    testPolicy(t, s.log, quorum, s.w[0].party, s.w[1].party, s.w[2].party),
 		Transport: newNetwork(s.w...),
 	}

@@ -28,8 +28,17 @@
 //   - 429, 503, all else, and no answer: asked again after 100 ms, then less and less often, down
 //     to every 30 s, or when the witness says, up to an hour. Redirects are not followed.
 //
-// A request under way is not cut short when the quorum is met without it, and not doubled. A
-// witness that was later than the grace is asked but not waited for until it was in time again.
+// A request under way is not cut short when the quorum is met without it, and not doubled.
+//
+// # Who is asked when
+//
+// With a Grace every witness is asked at once and waited for, but one that was later than the
+// grace is not waited for until it was in time again. Without, as is the default, those are asked
+// first that are enough for the quorum: the ones with no request under way, the quickest of
+// them. The others are spare: asked when one of the first fails or takes long, else once the
+// quorum is met, for the newest checkpoint and every SpareInterval at most. What they answer
+// is in Gathered. So nobody waits for them, and under load they are not asked as often as the
+// log publishes.
 //
 // # What a witness can do
 //
@@ -55,6 +64,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
@@ -65,8 +75,11 @@ import (
 const (
 	// DefaultTimeout is how long one request may take.
 	DefaultTimeout = 5 * time.Second
-	// DefaultGrace is how long Cosign waits for more cosignatures than the quorum needs.
-	DefaultGrace = 20 * time.Millisecond
+	// SpareInterval is the least time between two requests to a witness that the quorum
+	// could do without.
+	SpareInterval = 20 * time.Millisecond
+	// startGrace is how long Start waits for witnesses that it could do without.
+	startGrace = 20 * time.Millisecond
 )
 
 // Tree gives consistency proofs of the log's tree.
@@ -87,8 +100,8 @@ type Config struct {
 	Tree Tree
 	// Timeout is how long one request may take, its answer included; 0 means DefaultTimeout.
 	Timeout time.Duration
-	// Grace is how long Cosign waits for the remaining witnesses once the quorum is met;
-	// 0 means DefaultGrace.
+	// Grace is how long Cosign waits for the remaining witnesses once the quorum is met. With
+	// 0 it does not, and asks first only as many as the quorum needs.
 	Grace time.Duration
 	// PerDay is how many add-checkpoint requests a witness takes a day ("qpd" of the
 	// witness network), by its name in the policy; without an entry there is no limit. Up to
@@ -120,6 +133,12 @@ type Feed struct {
 
 	// cosigning is held by Cosign.
 	cosigning sync.Mutex
+	// latest is the last call of Cosign that met the quorum, nil before; more tells of
+	// cosignatures that came after it returned.
+	latest atomic.Pointer[call]
+	more   chan struct{}
+	// endSpare ends the asking of spare witnesses for the last call; guarded by cosigning.
+	endSpare func()
 	// ctx ends with Close; running counts the goroutines that end then.
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -156,16 +175,13 @@ func New(c Config) (*Feed, error) {
 		origin: c.Origin, path: "/" + hex.EncodeToString(hash[:]) + "/checkpoint",
 		logKeys: c.Policy.LogKeys(c.Origin), policy: c.Policy, tree: c.Tree,
 		timeout: c.Timeout, grace: c.Grace, log: c.Logger,
-		metrics: newMetrics(), conflict: make(chan struct{}),
+		metrics: newMetrics(), conflict: make(chan struct{}), more: make(chan struct{}, 1), endSpare: func() {},
 	}
 	if len(f.logKeys) == 0 {
 		return nil, fmt.Errorf("witness/feed: the policy knows no key of log %q", c.Origin)
 	}
 	if f.timeout == 0 {
 		f.timeout = DefaultTimeout
-	}
-	if f.grace == 0 {
-		f.grace = DefaultGrace
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)

@@ -40,7 +40,7 @@ func (e *AheadError) Error() string {
 // signed nothing but, perhaps, the empty tree the monitoring endpoints are read instead.
 //
 // It returns nil once those that have answered include a member of every set of witnesses
-// that satisfies the quorum, and the others have had the grace to answer, too: whatever was
+// that satisfies the quorum, and the others have had 20 ms to answer, too: whatever was
 // published before, one of them would know. A witness that does not know the log (403, 404)
 // has not answered that. With quorum none no set needs any witness, and nil means that all
 // have been asked.
@@ -85,7 +85,7 @@ func (f *Feed) collectStart(ctx context.Context, pending map[*endpoint]bool, res
 		case f.covered(nil) && len(pending) == 0:
 			return nil
 		case f.covered(nil) && grace == nil && f.policy.Quorum != policy.None:
-			timer := time.NewTimer(f.grace)
+			timer := time.NewTimer(startGrace)
 			defer timer.Stop()
 			grace = timer.C
 		}

@@ -124,7 +124,7 @@ func TestStartGrace(t *testing.T) {
 		f := open(t, s.conf)
 		s.w[2].size = 4
 		s.w[2].slow(time.Second)
-		took(t, "starting", feed.DefaultGrace, func() {
+		took(t, "starting", grace, func() {
 			if err := s.start(t, f, 9); err != nil {
 				t.Error(err)
 			}
@@ -242,7 +242,7 @@ func TestAheadLate(t *testing.T) {
 			t.Fatal(err)
 		}
 		took(t, "cosigning", 0, func() { s.cosign(t, f, 10, 4) })
-		took(t, "the proof", time.Second-feed.DefaultGrace, func() { <-f.Conflict() })
+		took(t, "the proof", time.Second-grace, func() { <-f.Conflict() })
 		if p := f.Proof(); p.Size != 20 {
 			t.Errorf("the proof is %v", p)
 		}

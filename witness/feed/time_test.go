@@ -209,7 +209,7 @@ func TestGrace(t *testing.T) {
 		s.w[2].slow(15 * ms)
 		took(t, "with all in time", 15*ms, func() { s.cosign(t, f, 1, 6) })
 		s.w[2].slow(100 * ms)
-		took(t, "with one late", 5*ms+feed.DefaultGrace, func() { s.cosign(t, f, 2, 4) })
+		took(t, "with one late", 5*ms+grace, func() { s.cosign(t, f, 2, 4) })
 		took(t, "with one late and busy", 5*ms, func() { s.cosign(t, f, 3, 4) })
 		if n := s.w[2].count(); n != 2 {
 			t.Errorf("a busy witness was asked: %d requests", n)
@@ -244,7 +244,7 @@ func TestHanging(t *testing.T) {
 		begin := time.Now()
 		s.cosign(t, f, 2, 4)
 		// The rest of the first request and all of its own.
-		if d := time.Since(begin); d != 4*time.Second-feed.DefaultGrace {
+		if d := time.Since(begin); d != 4*time.Second-grace {
 			t.Errorf("it took %v", d)
 		}
 		if n := s.w[2].count(); n != 2 {
@@ -262,7 +262,7 @@ func TestHangingFails(t *testing.T) {
 		s.w[2].slow(time.Hour)
 		s.cosign(t, f, 1, 4)
 		s.w[1].always(500, "", "")
-		took(t, "waiting", feed.DefaultTimeout-feed.DefaultGrace, func() { wantNoQuorum(t, f, s.log, 2) })
+		took(t, "waiting", feed.DefaultTimeout-grace, func() { wantNoQuorum(t, f, s.log, 2) })
 		if n := s.w[2].count(); n != 1 {
 			t.Errorf("%d requests, want 1", n)
 		}
@@ -312,7 +312,7 @@ func TestQuorumNone(t *testing.T) {
 		f := open(t, s.conf)
 		s.cosign(t, f, 1, 6)
 		s.w[0].slow(time.Second)
-		took(t, "with one late", feed.DefaultGrace, func() { s.cosign(t, f, 2, 4) })
+		took(t, "with one late", grace, func() { s.cosign(t, f, 2, 4) })
 		for _, w := range s.w {
 			w.always(500, "", "")
 		}
