@@ -88,7 +88,7 @@ func (p *publisher) loadCheckpoint(ctx context.Context, signed ledger.State, hea
 	p.cell, p.past = note, cp.Size
 	if p.covered(cp, note) {
 		p.latest = Published{Checkpoint: cp, Note: note, At: time.Now()}
-		p.resign = !p.signedByAll(note)
+		p.newest, p.resign = p.latest, !p.signedByAll(note)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,10 +18,6 @@ import (
 
 // CheckpointCell is the store's cell that holds the latest published checkpoint.
 const CheckpointCell = "checkpoint"
-
-// stopPublishing is how long the end of a log waits for its witnesses. What they do not
-// cosign by then is durable, and published after the next start.
-const stopPublishing = 2 * time.Second
 
 // Published is a checkpoint that the log has given out.
 type Published struct {
@@ -37,17 +34,26 @@ type Published struct {
 // order is: read the head from the store; prove from stored nodes that it extends what was
 // signed last; advance the signer's ledger; collect the quorum of cosignatures; store the
 // checkpoint; publish. A crash after any step leaves a state that newPublisher accepts or
-// refuses, never one that forks.
+// refuses, never one that forks. The last two steps of one checkpoint run beside the first ones
+// of the next, and one checkpoint at a time is in either half.
 type publisher struct {
 	log    *Log
 	prover *prove.Prover // caches nothing: what is signed has been read
 	proof  recentProof
 	feed   *feed.Feed // nil when the policy names no witness
-	cell   []byte     // content of the checkpoint cell, owned by run
+	cell   []byte     // content of the checkpoint cell, owned by run and by store while it runs
 	past   uint64     // size of the checkpoint that was published before the start
 	resign bool       // the checkpoint that was published before the start lacks a key's signature
 	asked  bool       // enough witnesses have said which size they cosigned last
 	warned bool       // that publication waits was logged
+	// newest is what is published or being stored, owned by run; signed is its note with the
+	// log's own signatures alone.
+	newest Published
+	signed []byte
+	// storing gives the outcome of the store that runs; nil when none does.
+	storing chan error
+	// conflict and more are those of the feed, nil without one.
+	conflict, more <-chan struct{}
 
 	work     chan struct{} // holds one token when there may be something to publish
 	draining chan struct{} // closed when the sequencer has ended
@@ -81,6 +87,7 @@ func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, e
 	if p.feed, err = feed.New(c); err != nil {
 		return nil, fmt.Errorf("reading the policy's witnesses: %w", err)
 	}
+	p.conflict, p.more = p.feed.Conflict(), p.feed.More()
 	err = p.checkWitnesses(ctx)
 	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
 		p.wait(ctx, few) // appends go on; nothing is signed until more have answered
@@ -104,114 +111,6 @@ func (p *publisher) wake() {
 // drain tells that nothing more will be committed.
 func (p *publisher) drain() { close(p.draining) }
 
-// run publishes what is committed, as soon as it is and interval and witnesses allow, until
-// the sequencer has ended; what it committed last is published before run returns, if the
-// witnesses are there.
-func (p *publisher) run(ctx context.Context) error {
-	var conflict <-chan struct{}
-	if p.feed != nil {
-		conflict = p.feed.Conflict()
-		ended := make(chan struct{})
-		defer close(ended)
-		go p.endFeed(ended)
-	}
-	for {
-		begin := time.Now()
-		wait, err := p.publish(ctx)
-		if err != nil {
-			p.log.fail(err)
-			return err
-		}
-		select {
-		case <-time.After(p.log.cfg.MinInterval - time.Since(begin)):
-		case <-p.draining:
-			return p.last(ctx)
-		}
-		work := p.work
-		if wait.blocked {
-			work = nil // nothing new can be published before then
-		}
-		select {
-		case <-work:
-		case <-time.After(wait.d):
-		case <-conflict:
-			err := conflictRefusal(p.feed.Proof())
-			p.log.fail(err)
-			return err
-		case <-p.draining:
-			return p.last(ctx)
-		}
-	}
-}
-
-// recentProof gives consistency proofs to the witnesses, who mostly ask for the same one: that
-// between the last two checkpoints.
-type recentProof struct {
-	prover *prove.Prover
-
-	mu       sync.Mutex
-	from, to uint64
-	hashes   []prove.Hash
-}
-
-// Consistency is that of prove.Prover.
-func (r *recentProof) Consistency(ctx context.Context, from, to uint64) ([]prove.Hash, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.to != to || r.from != from {
-		hashes, err := r.prover.Consistency(ctx, from, to)
-		if err != nil {
-			return nil, err
-		}
-		r.from, r.to, r.hashes = from, to, hashes
-	}
-	return r.hashes, nil
-}
-
-// keep remembers a proof.
-func (r *recentProof) keep(from, to uint64, hashes []prove.Hash) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.from, r.to, r.hashes = from, to, hashes
-}
-
-// endFeed stops asking witnesses when run has ended, or some time after the sequencer has.
-func (p *publisher) endFeed(ended <-chan struct{}) {
-	defer p.feed.Close()
-	select {
-	case <-ended:
-		return
-	case <-p.draining:
-	}
-	select {
-	case <-ended:
-	case <-time.After(stopPublishing):
-	}
-}
-
-// last publishes once more at the end, unless writing failed: then nothing is sure.
-func (p *publisher) last(ctx context.Context) error {
-	if p.log.cause() != nil {
-		return nil
-	}
-	if _, err := p.publish(ctx); err != nil {
-		p.log.fail(err)
-		return err
-	}
-	if left := p.log.DurableSize() - p.latest.Size; left > 0 {
-		p.log.logger.WarnContext(ctx, "entries are durable and not published; the next start publishes them",
-			slog.Uint64("entries", left), slog.String("reason", p.Problem()))
-	}
-	return nil
-}
-
-// pause says when publish has something to do again.
-type pause struct {
-	d time.Duration
-	// blocked means that new entries cannot be published before.
-	blocked bool
-}
-
 // publish signs and publishes the head, if that is news or the latest checkpoint is old.
 func (p *publisher) publish(ctx context.Context) (pause, error) {
 	begin := time.Now()
@@ -219,8 +118,8 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 	if err != nil {
 		return pause{}, fmt.Errorf("publishing: reading the head: %w", err)
 	}
-	if p.latest.Note != nil && !p.resign && head.Size == p.latest.Size && head.Root == p.latest.Root {
-		if age := begin.Sub(p.latest.At); age < p.log.cfg.Refresh {
+	if p.newest.Note != nil && !p.resign && head.Size == p.newest.Size && head.Root == p.newest.Root {
+		if age := begin.Sub(p.newest.At); age < p.log.cfg.Refresh {
 			return pause{d: p.log.cfg.Refresh - age}, nil
 		}
 	}
@@ -232,6 +131,11 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 	}
 	if err == nil {
 		err = p.publishHead(ctx, head, begin)
+	}
+	if err != nil { // what it says comes after what is being published
+		if failed := p.settle(); failed != nil {
+			return pause{}, failed
+		}
 	}
 	if few, ok := errors.AsType[*feed.QuorumError](err); ok {
 		return p.wait(ctx, few), nil
@@ -270,26 +174,74 @@ func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin ti
 	case signErr != nil:
 		return &signError{signErr}
 	}
+	own := note
 	if p.feed != nil {
 		sigs, err := p.feed.Cosign(ctx, cp, note)
 		if err != nil {
 			return err
 		}
-		for _, s := range sigs {
-			note = s.Append(note)
-		}
+		note = withLines(note, sigs)
 	}
-	if err := p.log.store.SwapCell(ctx, CheckpointCell, p.cell, note); err != nil {
+	if err := p.settle(); err != nil { // checkpoints are stored in order
+		return err
+	}
+	p.signed, p.warned, p.resign = own, false, false
+	p.show(ctx, Published{Checkpoint: cp, Note: note, At: time.Now()}, begin)
+	return nil
+}
+
+// withLines returns a note with further signature lines.
+func withLines(note []byte, sigs []checkpoint.Signature) []byte {
+	note = slices.Clip(note)
+	for _, s := range sigs {
+		note = s.Append(note)
+	}
+	return note
+}
+
+// complete publishes the newest checkpoint again when witnesses have cosigned it since, if
+// nothing larger is there to be published. It does not wait for a store that runs.
+func (p *publisher) complete(ctx context.Context) {
+	sigs := p.feed.Gathered(p.newest.Checkpoint)
+	if p.storing != nil || len(sigs) == 0 || p.log.DurableSize() > p.newest.Size {
+		return
+	}
+	if note := withLines(p.signed, sigs); len(note) > len(p.newest.Note) {
+		p.show(ctx, Published{Checkpoint: p.newest.Checkpoint, Note: note, At: p.newest.At}, time.Now())
+	}
+}
+
+// show begins to store a checkpoint that the policy covers, and publishes it then; settle
+// returns how that ended. begin is when its publication began.
+func (p *publisher) show(ctx context.Context, next Published, begin time.Time) {
+	p.newest = next
+	p.storing = make(chan error, 1)
+	go func() { p.storing <- p.store(ctx, next, begin) }()
+}
+
+// settle waits until what was to be stored is.
+func (p *publisher) settle() error {
+	if p.storing == nil {
+		return nil
+	}
+	err := <-p.storing
+	p.storing = nil
+	return err
+}
+
+// store stores a checkpoint and publishes it.
+func (p *publisher) store(ctx context.Context, next Published, begin time.Time) error {
+	if err := p.log.store.SwapCell(ctx, CheckpointCell, p.cell, next.Note); err != nil {
 		return fmt.Errorf("publishing: storing the checkpoint: %w", err)
 	}
-	p.cell, p.warned, p.resign = note, false, false
+	p.cell = next.Note
 	p.mu.Lock()
-	p.latest, p.problem = Published{Checkpoint: cp, Note: note, At: time.Now()}, ""
+	p.latest, p.problem = next, ""
 	close(p.changed)
 	p.changed = make(chan struct{})
 	p.mu.Unlock()
 	p.log.metrics.publish.Observe(time.Since(begin).Seconds())
-	p.log.logger.DebugContext(ctx, "checkpoint published", slog.Uint64("size", cp.Size))
+	p.log.logger.DebugContext(ctx, "checkpoint published", slog.Uint64("size", next.Size))
 	return nil
 }
 
@@ -319,7 +271,7 @@ func (p *publisher) waitFor(ctx context.Context, what, why string, d time.Durati
 	if !p.warned {
 		p.warned = true
 		p.log.logger.WarnContext(ctx, "publication waits for "+what+", appends go on",
-			slog.String("reason", why), slog.Uint64("published", p.latest.Size))
+			slog.String("reason", why), slog.Uint64("published", p.newest.Size))
 	}
 	return pause{d: d, blocked: true}
 }

@@ -37,7 +37,7 @@ func TestInitThenLoad(t *testing.T) {
 	}
 	want := logdir.Config{
 		Origin: origin, Ledger: "signer/ledger", GRPC: "127.0.0.1:7410", HTTP: "127.0.0.1:7411",
-		MinInterval: 5 * time.Millisecond, MaxPending: 1 << 16, MaxConnections: 16384,
+		MinInterval: 2 * time.Millisecond, MaxPending: 1 << 16, MaxConnections: 16384,
 		Refresh: 10 * time.Minute, Witness: logdir.Witness{Timeout: 5 * time.Second},
 	}
 	if diff := cmp.Diff(want, d.Config); diff != "" {
