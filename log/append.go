@@ -28,18 +28,41 @@ type Event struct {
 // Prepare validates and encodes an event; now is the log's clock. A broken rule is an
 // *event.InvalidError.
 func Prepare(ev *keytrailv1.KeyEvent, now time.Time) (Event, error) {
+	b, encodeErr := event.Append(nil, ev)
+	if encodeErr == nil {
+		if p, ok := PrepareEncoded(b, now); ok {
+			return p, nil
+		}
+	}
 	if err := event.Validate(ev, now); err != nil {
 		return Event{}, err
 	}
-	b, err := event.Append(nil, ev)
-	if err != nil {
-		return Event{}, err
+	if encodeErr != nil {
+		return Event{}, encodeErr
 	}
+	return fromMessage(ev, b), nil
+}
+
+// fromMessage is a valid event whose encoding is b.
+func fromMessage(ev *keytrailv1.KeyEvent, b []byte) Event {
 	p := Event{id: event.ID(ev), tenant: []byte(ev.GetTenant()), bytes: b}
 	if ref := ev.GetKey().GetRef(); ref != "" {
 		p.hasKey, p.key = true, event.KeyID(ev.GetTenant(), ref)
 	}
-	return p, nil
+	return p
+}
+
+// PrepareEncoded is Prepare for an event that is encoded already, and builds no message. It
+// does not say what is wrong: when ok is false, the event is to be decoded and given to
+// Prepare. The Event keeps b.
+func PrepareEncoded(b []byte, now time.Time) (p Event, ok bool) {
+	var f event.Fields
+	if !event.Scan(b, &f) || !f.InTime(now) {
+		return Event{}, false
+	}
+	p = Event{id: f.ID(), tenant: f.Tenant, bytes: b}
+	p.key, p.hasKey = f.KeyID()
+	return p, true
 }
 
 // Result says what became of one event.

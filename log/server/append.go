@@ -8,13 +8,12 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/proto/event"
-	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 )
 
@@ -22,77 +21,69 @@ import (
 // server reads on only as it answers, and gRPC's flow control holds the client.
 const streamWindow = 64
 
-// Append implements rpc.LogServiceServer.
-func (s *Server) Append(ctx context.Context, req *rpc.AppendRequest) (*rpc.AppendResponse, error) {
-	if req.GetEvent() == nil {
+// append is rpc.LogServiceServer's Append; see serviceDesc for how it is called.
+func (s *Server) append(ctx context.Context, req *appendRequest) (*appendResponse, error) {
+	if req.n == 0 {
 		return nil, s.toStatus(ctx, &fieldError{"event", "is required"})
 	}
-	if err := s.checkWait(req.GetWait()); err != nil {
+	if err := s.checkWait(req.wait); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	ev, err := log.Prepare(req.GetEvent(), time.Now())
-	if err != nil {
-		return nil, s.toStatus(ctx, prefixed(err, "event."))
+	if len(req.refused) > 0 {
+		return nil, s.toStatus(ctx, prefixed(req.refused[0].err, "event."))
 	}
-	results, err := s.log.Append(ctx, producer(ctx), []log.Event{ev})
+	results, err := s.log.Append(ctx, producer(ctx), req.events)
 	if err == nil {
 		err = results[0].Err
 	}
 	if err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	a := ack(&results[0])
-	if err := s.addReceipts(ctx, []*rpc.Ack{a}, req.GetWait()); err != nil {
-		return nil, s.toStatus(ctx, err)
-	}
-	return &rpc.AppendResponse{Ack: a}, nil
+	return s.recorded(ctx, results, req)
 }
 
-// AppendBatch implements rpc.LogServiceServer.
-func (s *Server) AppendBatch(ctx context.Context, req *rpc.AppendBatchRequest) (*rpc.AppendBatchResponse, error) {
-	if err := s.checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
+// appendBatch is rpc.LogServiceServer's AppendBatch.
+func (s *Server) appendBatch(ctx context.Context, req *appendRequest) (*appendResponse, error) {
+	if err := s.checkRequest(req); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	now := time.Now()
-	events := make([]log.Event, len(req.GetEvents()))
-	all := &event.InvalidError{}
-	for i, ev := range req.GetEvents() {
-		var err error
-		events[i], err = log.Prepare(ev, now)
-		var invalid *event.InvalidError
-		switch {
-		case errors.As(err, &invalid):
-			all.Violations = append(all.Violations, invalid.WithPrefix(fmt.Sprintf("events[%d].", i)).Violations...)
-		case err != nil:
-			return nil, s.toStatus(ctx, err)
+	if len(req.refused) > 0 {
+		all := &event.InvalidError{}
+		for _, r := range req.refused {
+			var invalid *event.InvalidError
+			if errors.As(r.err, &invalid) {
+				all.Violations = append(all.Violations, invalid.WithPrefix(fmt.Sprintf("events[%d].", r.place)).Violations...)
+			}
 		}
-	}
-	if len(all.Violations) > 0 {
 		return nil, s.toStatus(ctx, all)
 	}
-	results, err := s.log.Append(ctx, producer(ctx), events)
+	results, err := s.log.Append(ctx, producer(ctx), req.events)
 	if err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	out, err := s.results(ctx, results, req.GetWait())
-	if err != nil {
+	return s.recorded(ctx, results, req)
+}
+
+// recorded is the answer to a call all of whose events have a result.
+func (s *Server) recorded(ctx context.Context, results []log.Result, req *appendRequest) (*appendResponse, error) {
+	res := &appendResponse{single: req.single, n: req.n}
+	if err := s.complete(ctx, res, results, req.wait); err != nil {
 		return nil, s.toStatus(ctx, err)
 	}
-	return &rpc.AppendBatchResponse{Results: out}, nil
+	return res, nil
 }
 
 // flight is one request of an append stream whose answer is due.
 type flight struct {
-	// results has an entry for each event; those of events that go into the log are nil
-	// until call is done, and places says which.
-	results []*rpc.AppendResult
-	places  []int
-	call    *log.Call
-	wait    rpc.Wait
+	// answer has the errors of events that do not go into the log, and lacks the results
+	// of the others until call is done; call is nil when there are no others.
+	answer appendResponse
+	call   *log.Call
+	wait   rpc.Wait
 }
 
-// AppendStream implements rpc.LogServiceServer.
-func (s *Server) AppendStream(stream rpc.LogService_AppendStreamServer) error {
+// appendStream is rpc.LogServiceServer's AppendStream.
+func (s *Server) appendStream(stream grpc.ServerStream) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	flights := make(chan *flight, streamWindow)
@@ -116,7 +107,7 @@ func (s *Server) AppendStream(stream rpc.LogService_AppendStreamServer) error {
 }
 
 // finish answers what has been received and ends the stream because of err.
-func (s *Server) finish(ctx context.Context, stream rpc.LogService_AppendStreamServer, flights <-chan *flight, err error) error {
+func (s *Server) finish(ctx context.Context, stream grpc.ServerStream, flights <-chan *flight, err error) error {
 	for {
 		select {
 		case f := <-flights:
@@ -130,19 +121,25 @@ func (s *Server) finish(ctx context.Context, stream rpc.LogService_AppendStreamS
 }
 
 // answer waits for the events of a request and sends their results.
-func (s *Server) answer(ctx context.Context, stream rpc.LogService_AppendStreamServer, f *flight) error {
-	res, err := s.land(ctx, f)
-	if err != nil {
-		return err
+func (s *Server) answer(ctx context.Context, stream grpc.ServerStream, f *flight) error {
+	if f.call != nil {
+		results, err := f.call.Wait(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.complete(ctx, &f.answer, results, f.wait); err != nil {
+			return err
+		}
 	}
-	return stream.Send(&rpc.AppendStreamResponse{Results: res})
+	return stream.SendMsg(&f.answer)
 }
 
 // receive reads requests, begins to record their events, and hands them on in order.
-func (s *Server) receive(ctx context.Context, stream rpc.LogService_AppendStreamServer, flights chan<- *flight) error {
+func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, flights chan<- *flight) error {
 	who := producer(ctx)
 	for {
-		req, err := stream.Recv()
+		req := &appendRequest{}
+		err := stream.RecvMsg(req)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -154,21 +151,12 @@ func (s *Server) receive(ctx context.Context, stream rpc.LogService_AppendStream
 			return log.ErrStopping
 		default:
 		}
-		if err := s.checkRequest(len(req.GetEvents()), req.GetWait()); err != nil {
+		if err := s.checkRequest(req); err != nil {
 			return err
 		}
-		f, events := s.board(ctx, req.GetEvents())
-		f.wait = req.GetWait()
-		if len(events) > 0 {
-			if f.call, err = s.submit(ctx, who, events); err != nil {
-				if !errors.Is(err, log.ErrOverloaded) {
-					return err
-				}
-				for _, i := range f.places {
-					f.results[i] = s.appendError(ctx, err)
-				}
-				f.places = nil
-			}
+		f, err := s.board(ctx, who, req)
+		if err != nil {
+			return err
 		}
 		select {
 		case flights <- f:
@@ -178,21 +166,35 @@ func (s *Server) receive(ctx context.Context, stream rpc.LogService_AppendStream
 	}
 }
 
-// board prepares the events of a request; those that break a rule have their answer.
-func (s *Server) board(ctx context.Context, in []*keytrailv1.KeyEvent) (*flight, []log.Event) {
-	f := &flight{results: make([]*rpc.AppendResult, len(in))}
-	events := make([]log.Event, 0, len(in))
-	now := time.Now()
-	for i, ev := range in {
-		e, err := log.Prepare(ev, now)
-		if err != nil {
-			f.results[i] = s.appendError(ctx, err)
-			continue
-		}
-		events = append(events, e)
-		f.places = append(f.places, i)
+// board begins to record the events of a request; those that break a rule have their
+// answer.
+func (s *Server) board(ctx context.Context, who string, req *appendRequest) (*flight, error) {
+	f := &flight{answer: appendResponse{n: req.n}, wait: req.wait}
+	for _, r := range req.refused {
+		f.answer.fail(r.place, s.appendError(ctx, r.err))
 	}
-	return f, events
+	if len(req.refused) > 0 {
+		f.answer.places = make([]int, 0, len(req.events))
+		for i := range req.n {
+			if f.answer.errors[i] == nil {
+				f.answer.places = append(f.answer.places, i)
+			}
+		}
+	}
+	if len(req.events) == 0 {
+		return f, nil
+	}
+	var err error
+	if f.call, err = s.submit(ctx, who, req.events); errors.Is(err, log.ErrOverloaded) {
+		for i := range req.n {
+			if f.answer.errors[i] == nil {
+				f.answer.fail(i, s.appendError(ctx, err))
+			}
+		}
+		f.answer.places = []int{}
+		return f, nil
+	}
+	return f, err
 }
 
 // overloadRetries and overloadPause bound how long a stream waits for room in the pool
@@ -217,61 +219,36 @@ func (s *Server) submit(ctx context.Context, who string, events []log.Event) (*l
 	}
 }
 
-// land waits for a request's events and completes its answer.
-func (s *Server) land(ctx context.Context, f *flight) ([]*rpc.AppendResult, error) {
-	if f.call == nil {
-		return f.results, nil
-	}
-	results, err := f.call.Wait(ctx)
-	if err != nil {
-		return nil, err
-	}
-	done, err := s.results(ctx, results, f.wait)
-	if err != nil {
-		return nil, err
-	}
-	for i, place := range f.places {
-		f.results[place] = done[i]
-	}
-	return f.results, nil
-}
-
-func (s *Server) results(ctx context.Context, in []log.Result, wait rpc.Wait) ([]*rpc.AppendResult, error) {
-	out := make([]*rpc.AppendResult, len(in))
-	acks := make([]*rpc.Ack, 0, len(in))
-	for i := range in {
-		if in[i].Err != nil {
-			out[i] = s.appendError(ctx, in[i].Err)
-			continue
+// complete adds what became of events to an answer.
+func (s *Server) complete(ctx context.Context, a *appendResponse, results []log.Result, wait rpc.Wait) error {
+	a.results = results
+	for i := range results {
+		if err := results[i].Err; err != nil {
+			place := i
+			if a.places != nil {
+				place = a.places[i]
+			}
+			a.fail(place, s.appendError(ctx, err))
 		}
-		a := ack(&in[i])
-		acks = append(acks, a)
-		out[i] = &rpc.AppendResult{Result: &rpc.AppendResult_Ack{Ack: a}}
 	}
-	return out, s.addReceipts(ctx, acks, wait)
-}
-
-// ack makes the answer for one recorded event.
-func ack(r *log.Result) *rpc.Ack {
-	a := &rpc.Ack{
-		Index: r.Index, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex, Duplicate: r.Duplicate,
-	}
-	if !r.LoggedAt.IsZero() {
-		a.LoggedAt = timestamppb.New(r.LoggedAt)
-	}
-	return a
-}
-
-// addReceipts waits, with WAIT_PUBLISHED and WAIT_WITNESSED, for the checkpoint, and adds
-// the receipts: nothing is published without the quorum. An event that was recorded before
-// and whose payload has been destroyed since has none.
-func (s *Server) addReceipts(ctx context.Context, acks []*rpc.Ack, wait rpc.Wait) error {
-	if len(acks) == 0 || (wait != rpc.Wait_WAIT_PUBLISHED && wait != rpc.Wait_WAIT_WITNESSED) {
+	if wait != rpc.Wait_WAIT_PUBLISHED && wait != rpc.Wait_WAIT_WITNESSED {
 		return nil
 	}
-	indexes := make([]uint64, len(acks))
-	for i, a := range acks {
-		indexes[i] = a.GetIndex()
+	return s.addReceipts(ctx, a)
+}
+
+// addReceipts waits for the checkpoint, and adds the receipts: nothing is published
+// without the quorum. An event that was recorded before and whose payload has been
+// destroyed since has none.
+func (s *Server) addReceipts(ctx context.Context, a *appendResponse) error {
+	indexes := make([]uint64, 0, len(a.results))
+	for i := range a.results {
+		if a.results[i].Err == nil {
+			indexes = append(indexes, a.results[i].Index)
+		}
+	}
+	if len(indexes) == 0 {
+		return nil
 	}
 	if _, err := s.log.WaitPublished(ctx, slices.Max(indexes)); err != nil {
 		return err
@@ -280,20 +257,24 @@ func (s *Server) addReceipts(ctx context.Context, acks []*rpc.Ack, wait rpc.Wait
 	if err != nil {
 		return err
 	}
-	for i := range acks {
-		acks[i].Receipt = receipts[i]
+	a.receipts = make([][]byte, len(a.results))
+	for i := range a.results {
+		if a.results[i].Err == nil {
+			a.receipts[i], receipts = receipts[0], receipts[1:]
+		}
 	}
 	return nil
 }
 
-func (s *Server) checkRequest(events int, wait rpc.Wait) error {
-	if events == 0 {
+// checkRequest checks a request that may have several events.
+func (s *Server) checkRequest(r *appendRequest) error {
+	if r.n == 0 {
 		return &fieldError{"events", "is empty"}
 	}
-	if events > log.MaxEvents {
-		return &fieldError{"events", fmt.Sprintf("has %d elements, more than %d", events, log.MaxEvents)}
+	if r.n > log.MaxEvents {
+		return &fieldError{"events", fmt.Sprintf("has %d elements, more than %d", r.n, log.MaxEvents)}
 	}
-	return s.checkWait(wait)
+	return s.checkWait(r.wait)
 }
 
 func (s *Server) checkWait(w rpc.Wait) error {

@@ -58,7 +58,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Server implements keytrail.v1.LogService.
+// Server implements keytrail.v1.LogService; its appends only by way of GRPC.
 type Server struct {
 	rpc.UnimplementedLogServiceServer
 	log    *log.Log
@@ -91,6 +91,7 @@ func New(c Config) *Server {
 // means plain text.
 func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -105,7 +106,7 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 		opts = append(opts, grpc.Creds(creds))
 	}
 	g := grpc.NewServer(opts...)
-	rpc.RegisterLogServiceServer(g, s)
+	g.RegisterService(serviceDesc(), s)
 	grpc_health_v1.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 	return g

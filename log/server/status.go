@@ -116,7 +116,7 @@ func withDetails(code codes.Code, msg string, detail proto.Message) error {
 }
 
 // appendError is the answer to one event of several.
-func (s *Server) appendError(ctx context.Context, err error) *rpc.AppendResult {
+func (s *Server) appendError(ctx context.Context, err error) *rpc.AppendError {
 	st, _ := status.FromError(s.toStatus(ctx, err))
 	e := &rpc.AppendError{Code: int32(st.Code()), Message: st.Message()}
 	for _, d := range st.Details() {
@@ -130,5 +130,5 @@ func (s *Server) appendError(ctx context.Context, err error) *rpc.AppendResult {
 	if errors.As(err, &conflict) {
 		e.ExistingIndex = &conflict.Index
 	}
-	return &rpc.AppendResult{Result: &rpc.AppendResult_Error{Error: e}}
+	return e
 }
