@@ -105,12 +105,7 @@ func (l *Log) Submit(ctx context.Context, producer string, events []Event) (*Cal
 	if len(events) > MaxEvents {
 		return nil, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(events), MaxEvents)
 	}
-	c := &Call{
-		producer: producer,
-		items:    make([]item, 0, len(events)),
-		results:  make([]Result, len(events)),
-		done:     make(chan struct{}),
-	}
+	c := newCall(producer, len(events))
 	l.submitting.RLock()
 	defer l.submitting.RUnlock()
 	if err := l.accepts(); err != nil {

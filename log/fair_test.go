@@ -110,7 +110,7 @@ func TestFloodLeavesRoom(t *testing.T) {
 	l := logtest.Open(t, d, h)
 	defer close(h.hold)
 	submit(t, l, eventsOf(t, "first", 0, 1))
-	<-h.waiting // nothing is taken from the pool from here on
+	<-h.waiting                                    // nothing is taken from the pool from here on
 	for i, least := range []int{750, 185, 40, 8} { // three quarters of what there is
 		tenant := fmt.Sprint("flood ", i)
 		var over *log.OverloadError

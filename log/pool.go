@@ -37,6 +37,25 @@ type Call struct {
 	parts int
 	done  chan struct{}
 	err   error
+	// Most calls bring one event.
+	oneItem   [1]item
+	oneResult [1]Result
+}
+
+// newCall returns a call of n events.
+func newCall(producer string, n int) *Call {
+	c := &Call{producer: producer, done: make(chan struct{})}
+	if n == 1 {
+		c.items, c.results = c.oneItem[:0], c.oneResult[:]
+	} else {
+		c.items, c.results = make([]item, 0, n), make([]Result, n)
+	}
+	return c
+}
+
+// forget lets go of the events: whoever is slow to take the results holds none.
+func (c *Call) forget() {
+	c.items, c.oneItem[0] = nil, item{}
 }
 
 // item is one event of a call that is not known to be a duplicate.

@@ -1,5 +1,7 @@
 package log
 
+import "github.com/keytrail/keytrail/log/index"
+
 // generation is how many events a generation of recent holds before the next begins.
 const generation = 1 << 14
 
@@ -44,4 +46,32 @@ func (r *recent) rotate(applied, size uint64) {
 	clear(r.oldIDs)
 	r.ids, r.oldIDs = r.oldIDs, r.ids
 	r.oldStart, r.start = r.start, size
+}
+
+// cachedKeys is how many keys a generation of keyHeads holds before the next begins. It is
+// more than the events that the index can lag behind: applyQueue batches, the one that is
+// being indexed, and the one that is being made.
+const cachedKeys = 1 << 15
+
+// keyHeads remembers the last record of each key that one of the last cachedKeys events
+// used, and of some more. A key that it does not know is up to date in the index.
+type keyHeads struct{ young, old map[[32]byte]index.KeyHead }
+
+func newKeyHeads() keyHeads {
+	return keyHeads{make(map[[32]byte]index.KeyHead), make(map[[32]byte]index.KeyHead)}
+}
+
+func (k *keyHeads) get(key *[32]byte) (h index.KeyHead, ok bool) {
+	if h, ok = k.young[*key]; !ok {
+		h, ok = k.old[*key]
+	}
+	return h, ok
+}
+
+func (k *keyHeads) put(key *[32]byte, h index.KeyHead) {
+	k.young[*key] = h
+	if len(k.young) >= cachedKeys {
+		clear(k.old)
+		k.young, k.old = k.old, k.young
+	}
 }

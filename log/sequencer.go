@@ -5,10 +5,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/prove"
@@ -27,10 +27,8 @@ type sequencer struct {
 	head     storage.Head
 	frontier frontier
 	recent   recent
-	// keys holds the last record of the keys used last. It is larger than what the index
-	// can lag behind, so that a key that is not in it is up to date in the index.
-	keys *simplelru.LRU[[32]byte, index.KeyHead]
-	rows chan applyJob
+	keys     keyHeads
+	rows     chan applyJob
 	// spare holds memory of rows that the index has taken.
 	spare chan []index.Row
 
@@ -39,8 +37,8 @@ type sequencer struct {
 	batch batch
 }
 
-// batch is a commit under construction. Payloads and leaves are slices of two buffers,
-// cut when the buffers have stopped growing.
+// batch is a commit under construction. Payloads and leaves of its entries are slices of
+// two buffers.
 type batch struct {
 	records  []record.Record
 	events   []*Event
@@ -48,6 +46,7 @@ type batch struct {
 	ends     []int // ends[i] is where payload i ends in payloads
 	leaves   []byte
 	entries  []storage.Entry
+	hashes   []prove.Hash // of the leaves
 	nodes    []storage.Node
 	salts    []byte
 }
@@ -59,12 +58,8 @@ type applyJob struct {
 }
 
 // applyQueue is how many batches may wait for the index before the next batch waits for
-// it; cachedKeys is more than the events of these, the one that is being indexed, and the
-// one that is being made.
-const (
-	applyQueue = 4
-	cachedKeys = 1 << 16
-)
+// it.
+const applyQueue = 4
 
 func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, error) {
 	hashes, err := storage.Frontier(ctx, l.store, head)
@@ -76,10 +71,7 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 	for i := range hashes {
 		copy(s.frontier.roots[i][:], hashes[i])
 	}
-	s.recent = newRecent(head.Size)
-	if s.keys, err = simplelru.NewLRU[[32]byte, index.KeyHead](cachedKeys, nil); err != nil {
-		return nil, err
-	}
+	s.recent, s.keys = newRecent(head.Size), newKeyHeads()
 	return s, nil
 }
 
@@ -136,7 +128,7 @@ func (s *sequencer) finish(err error) error {
 			c.err = err
 		}
 		if c.parts--; c.parts == 0 {
-			c.items = nil // whoever is slow to take the results holds no events
+			c.forget()
 			close(c.done)
 		}
 	}
@@ -215,7 +207,7 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 			return err
 		}
 		r.KeySequence, r.PreviousIndex = last.Sequence+1, last.Index
-		s.keys.Add(ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
+		s.keys.put(&ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
 	}
 	s.recent.add(ev.id, next)
 	s.batch.records = append(s.batch.records, r)
@@ -228,7 +220,7 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 
 // lastOf returns the last record of a key.
 func (s *sequencer) lastOf(key *[32]byte) (index.KeyHead, error) {
-	if h, ok := s.keys.Get(*key); ok {
+	if h, ok := s.keys.get(key); ok {
 		return h, nil
 	}
 	return s.log.index.Key(key)
@@ -249,37 +241,68 @@ func (s *sequencer) duplicate(ctx context.Context, c *Call, it *item, at uint64)
 func (s *sequencer) encode() {
 	b := &s.batch
 	n := len(b.records)
-	if cap(b.salts) < n*record.SaltSize {
-		b.salts = make([]byte, n*record.SaltSize)
-	}
-	b.salts = b.salts[:n*record.SaltSize]
+	b.salts = resize(b.salts, n*record.SaltSize)
 	rand.Read(b.salts) // never fails: the process ends if the kernel has no randomness
+	size := 0
 	for i := range b.records {
+		size += record.SaltSize + b.records[i].Size()
+		b.ends = append(b.ends, size)
+	}
+	b.payloads = resize(b.payloads, size)
+	b.leaves = resize(b.leaves, n*record.LeafSize)
+	b.entries, b.hashes = resize(b.entries, n), resize(b.hashes, n)
+	b.hash()
+	for i := range b.hashes {
+		b.nodes = s.frontier.add(b.hashes[i], b.nodes)
+	}
+}
+
+// hashedAtOnce is how many records keep one processor busy for longer than it takes to
+// ask another for help.
+const hashedAtOnce = 128
+
+// hash makes payloads, leaves and their hashes, on as many processors as there are.
+func (b *batch) hash() {
+	n := len(b.records)
+	workers := max(1, min(runtime.GOMAXPROCS(0), n/hashedAtOnce))
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Go(func() { b.hashSome(w*n/workers, (w+1)*n/workers) })
+	}
+	b.hashSome(0, n/workers)
+	wg.Wait()
+}
+
+func (b *batch) hashSome(from, to int) {
+	for i := from; i < to; i++ {
+		begin := 0
+		if i > 0 {
+			begin = b.ends[i-1]
+		}
 		salt := (*[record.SaltSize]byte)(b.salts[i*record.SaltSize:])
-		b.payloads = record.AppendPayload(b.payloads, salt, &b.records[i])
-		b.ends = append(b.ends, len(b.payloads))
-	}
-	if cap(b.leaves) < n*record.LeafSize {
-		b.leaves = make([]byte, 0, n*record.LeafSize)
-	}
-	begin := 0
-	for _, end := range b.ends {
-		payload := b.payloads[begin:end:end]
-		begin = end
+		payload := record.AppendPayload(b.payloads[begin:begin:b.ends[i]], salt, &b.records[i])
+		stored := b.leaves[i*record.LeafSize : (i+1)*record.LeafSize]
 		leaf := record.Leaf(payload)
-		b.leaves = append(b.leaves, leaf[:]...)
-		stored := b.leaves[len(b.leaves)-record.LeafSize:]
-		b.entries = append(b.entries, storage.Entry{Leaf: stored, Payload: payload})
-		b.nodes = s.frontier.add(prove.HashLeaf(stored), b.nodes)
+		copy(stored, leaf[:])
+		b.entries[i] = storage.Entry{Leaf: stored, Payload: payload}
+		b.hashes[i] = prove.HashLeaf(stored)
 	}
+}
+
+// resize returns a slice of n elements, whatever they hold, in the memory of s if there is
+// room.
+func resize[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n, n+n/2)
+	}
+	return s[:n]
 }
 
 func (b *batch) reset() {
 	clear(b.records)
 	clear(b.events)
 	b.records, b.events = b.records[:0], b.events[:0]
-	b.payloads, b.ends, b.leaves = b.payloads[:0], b.ends[:0], b.leaves[:0]
-	b.entries, b.nodes = b.entries[:0], b.nodes[:0]
+	b.ends, b.nodes = b.ends[:0], b.nodes[:0]
 }
 
 // indexRows appends what the batch adds to the index.
