@@ -31,7 +31,7 @@ func powerRun(t *testing.T, d *logtest.Dir, events int, rng *rand.Rand) []moment
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.IndexFS = fsys
+	d.IndexFS, d.IndexRound = fsys, 20
 	l := logtest.Open(t, d, s)
 	crashes := rand.New(rand.NewPCG(rng.Uint64(), 0)) // used by one sync at a time
 	var mu sync.Mutex

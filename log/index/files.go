@@ -40,7 +40,9 @@ func (x *Index) openFiles() (Cursor, error) {
 			return Cursor{}, fmt.Errorf("opening the index: %d files and no manifest", len(names))
 		}
 		m = &manifest{}
-		err = m.write(x.fs, x.dir)
+		if err = m.write(x.fs, x.dir); err == nil {
+			err = syncDir(x.fs, x.fs.PathDir(x.dir)) // the directory's own name
+		}
 	}
 	if err != nil {
 		return Cursor{}, fmt.Errorf("opening the index: %w", err)

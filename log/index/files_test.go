@@ -1,9 +1,11 @@
 package index_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/keytrail/keytrail/log/index"
+	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
 // listed is a log whose events have the ids of a list; those in erased are not known.
@@ -203,6 +206,42 @@ func TestDamageWhileMerging(t *testing.T) {
 	b.rewind(0)
 	if b.check(t, x); x.Cursor().Size != 0 {
 		t.Errorf("cursor is %d", x.Cursor().Size)
+	}
+}
+
+// TestPowerLossAtEverySync cuts the power before and after each sync of a life of the index:
+// what is left can be read, so that nothing needs to be rebuilt, and reaches at least as far
+// as what was closed.
+func TestPowerLossAtEverySync(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 9))
+	crashes := rand.New(rand.NewPCG(10, 11)) // used by one sync at a time
+	fsys := storagetest.NewSyncFS()
+	opts := index.Options{FS: fsys, RoundRecords: 8}
+	b := newBuilder()
+	x := open(t, "index", opts)
+	b.apply(t, x, 20)
+	closeIndex(t, x)
+	x = open(t, "index", opts)
+	var moments []*vfs.MemFS
+	fsys.Around(func() {
+		unsynced := []int{0, 50, 100}[crashes.IntN(3)]
+		moments = append(moments, fsys.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: crashes}))
+	})
+	for range 40 {
+		b.apply(t, x, 1+rng.IntN(12))
+	}
+	closeIndex(t, x)
+	t.Logf("%d moments", len(moments))
+	for _, m := range moments {
+		var messages bytes.Buffer
+		y := open(t, "index", index.Options{FS: m, RoundRecords: 8, Logger: slog.New(slog.NewTextHandler(&messages, nil))})
+		if got := b.check(t, y); got < 20 {
+			t.Errorf("cursor is %d", got)
+		}
+		closeIndex(t, y)
+		if messages.Len() > 0 {
+			t.Errorf("after a power loss: %s", messages.String())
+		}
 	}
 }
 
