@@ -60,7 +60,7 @@ func (x *Index) openFiles() (Cursor, error) {
 	f := &x.files
 	f.fs, f.cursor, f.wake, f.quit, f.stopped = x.fs, m.cursor, make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	f.next.Store(m.next)
-	f.install(v)
+	x.warn("opening the index", f.install(v))
 	x.removeOthers(names, v)
 	go x.mergeAll()
 	f.wake <- struct{}{}
