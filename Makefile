@@ -20,7 +20,7 @@ T ?= 60s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-plot bench-large bench-witness bench-go cover demo check clean FORCE
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-plot bench-large bench-profile bench-check bench-witness bench-go cover demo check clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -71,23 +71,33 @@ crash: ## run the long crash, power-loss and model tests
 	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
 
 # What `make bench` and its sisters measure: rounds, seconds a cell, entries of the logs that
-# are read and checked, and parts (all when empty; .cache/bench/bench table -h lists them).
+# are read and checked, and parts (ONLY=appends,receipts,syncs,log; all when empty).
 ROUNDS  ?= 3
 SECONDS ?= 2
 ENTRIES ?= $(if $(filter bench-large,$(MAKECMDGOALS)),10000000,300000)
 ONLY    ?=
+# A file into which the tables are put, between the lines <!-- bench --> and <!-- end bench -->.
+INTO    ?=
+# What `make bench-profile` offers: calls, stream or batched.
+LOAD    ?= batched
 
 BENCH := .cache/bench/bench
 BENCH_FLAGS = --rounds $(ROUNDS) --seconds $(SECONDS) --entries $(ENTRIES)
 
 bench: $(BENCH) ## measure keytrail and its peers in turn (ROUNDS, SECONDS, ENTRIES, ONLY)
-	$(BENCH) table $(BENCH_FLAGS) --only '$(ONLY)'
+	$(BENCH) table $(BENCH_FLAGS) --only '$(ONLY)' --into '$(INTO)'
 
 bench-plot: $(BENCH) ## draw throughput and latency by clients, batch size, keys and entries into .cache/bench/
 	$(BENCH) plot $(BENCH_FLAGS)
 
 bench-large: $(BENCH) ## fill, open, read and check a log of ENTRIES (10,000,000; some 7 GB in TMPDIR)
-	$(BENCH) table $(BENCH_FLAGS) --only log
+	$(BENCH) table $(BENCH_FLAGS) --only log --into '$(INTO)' --mark bench-large
+
+bench-profile: $(BENCH) ## leave profiles of the server under a load (LOAD, SECONDS)
+	$(BENCH) profile --seconds $(SECONDS) --load $(LOAD)
+
+bench-check: ## vet and test the module that make bench is made of
+	cd cmd/keytrail/bench && go vet -mod=mod ./... && go test -mod=mod -timeout 5m ./...
 
 bench-witness: ## measure the witness, also beside litewitness (needs a C compiler)
 	go test -run '^$$' -bench AddCheckpoint -count 3 ./witness

@@ -46,6 +46,7 @@ const (
 
 type options struct {
 	dir, grpc, http, level string
+	profiles               string
 	check                  bool
 }
 
@@ -74,6 +75,7 @@ It listens on loopback unless DIR/config.yaml names TLS files.`,
 	f.StringVar(&o.grpc, "grpc", "", "address of the gRPC service, instead of the configured one; port 0 takes a free one")
 	f.StringVar(&o.http, "http", "", "address of health and metrics, instead of the configured one")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.profiles, "profiles", "", "serve Go's CPU and memory profiles on a Unix socket at this path, for this user alone")
 	f.BoolVar(&o.check, "check", false, "check the configuration and the keys, and exit")
 	return cmd
 }
@@ -114,6 +116,13 @@ func start(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		return nil
 	}
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if o.profiles != "" {
+		stop, err := profiles(o.profiles)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = stop() }()
+	}
 	if err := run(ctx, d, creds, logger, stdout); !stoppedAtStart(ctx, err) {
 		return err
 	}

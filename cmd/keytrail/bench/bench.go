@@ -30,6 +30,8 @@ type config struct {
 	Only    string
 	Out     string
 	TempDir string
+	Into    string
+	Mark    string
 }
 
 // bench is a run.
@@ -140,7 +142,8 @@ func (b *bench) wants(part string) bool {
 func (b *bench) head(ctx context.Context, w io.Writer, command string) {
 	fmt.Fprintf(w, "%s, %d cores, %s, Go %s; %s; load average before %s.\n", cpuModel(), runtime.NumCPU(),
 		line(ctx, "uname", "-sr"), strings.TrimPrefix(runtime.Version(), "go"), time.Now().UTC().Format(time.DateOnly), loadAverage())
-	fmt.Fprintf(w, "Commit %s, `%s`: %d rounds of %g s a cell, all systems of a row in turn; median [least–most].\n",
+	fmt.Fprintf(w, "Commit %s, `%s`: %d rounds of %g s a cell, all systems of a row in turn; median [least–most].\n"+
+		"\"keytrail is\" says how many times better keytrail's figure is than the peer's, round by round.\n",
 		line(ctx, "git", "describe", "--always", "--dirty"), command, b.Rounds, b.Seconds)
 	fmt.Fprintf(w, "Events: random %.0f B; CloudTrail %d records of %.0f B, %.0f B as events; OpenBao %d of %.0f B, %.0f B.\n\n",
 		b.random.EventBytes(), b.trail.Len(), b.trail.SourceBytes, b.trail.EventBytes(), b.bao.Len(), b.bao.SourceBytes, b.bao.EventBytes())

@@ -47,7 +47,7 @@ func command() *cobra.Command {
 			return tables(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, log")
+	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, syncs, log")
 	plot := &cobra.Command{
 		Use:     "plot",
 		Short:   "measure how figures change with clients, batch size, keys and entries, and draw it",
@@ -57,7 +57,11 @@ func command() *cobra.Command {
 			return plots(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	root.AddCommand(table, plot)
+	for _, cmd := range []*cobra.Command{table, plot} {
+		cmd.Flags().StringVar(&c.Into, "into", "", "put the tables into this file, between lines <!-- NAME --> and <!-- end NAME -->")
+		cmd.Flags().StringVar(&c.Mark, "mark", "bench", "NAME in these lines")
+	}
+	root.AddCommand(table, plot, profileCommand(&c))
 	root.AddCommand(hidden()...)
 	return root
 }
@@ -71,7 +75,7 @@ func tables(ctx context.Context, c config, stdout, stderr io.Writer) (err error)
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	var text strings.Builder
-	b.head(ctx, &text, "bench table"+onlyFlag(c.Only))
+	b.head(ctx, &text, fmt.Sprintf("bench table --rounds %d --seconds %g --entries %d", c.Rounds, c.Seconds, c.Entries)+onlyFlag(c.Only))
 	err = b.parts(ctx, &text)
 	if _, printErr := io.WriteString(stdout, text.String()); printErr != nil {
 		return errors.Join(err, printErr)
@@ -87,6 +91,9 @@ func (b *bench) parts(ctx context.Context, w io.Writer) error {
 	}
 	if b.wants("receipts") {
 		groups = append(groups, b.receipts())
+	}
+	if b.wants("syncs") {
+		groups = append(groups, b.syncs())
 	}
 	err := b.measure(ctx, groups)
 	for _, g := range groups {
@@ -115,7 +122,7 @@ func onlyFlag(only string) string {
 	return " --only " + only
 }
 
-// save keeps a result in the directory of results.
+// save keeps a result in the directory of results, and in the file that was named.
 func (b *bench) save(name, text string) error {
 	if err := os.MkdirAll(b.Out, 0o755); err != nil {
 		return fmt.Errorf("making a directory for the results: %w", err)
@@ -123,5 +130,30 @@ func (b *bench) save(name, text string) error {
 	if err := os.WriteFile(filepath.Join(b.Out, name), []byte(text), 0o644); err != nil {
 		return fmt.Errorf("writing the results: %w", err)
 	}
+	if b.Into == "" {
+		return nil
+	}
+	old, err := os.ReadFile(b.Into)
+	if err != nil {
+		return fmt.Errorf("reading where the results belong: %w", err)
+	}
+	between, err := insert(string(old), b.Mark, text)
+	if err != nil {
+		return fmt.Errorf("putting the results into %s: %w", b.Into, err)
+	}
+	if err := os.WriteFile(b.Into, []byte(between), 0o644); err != nil {
+		return fmt.Errorf("writing the results: %w", err)
+	}
 	return nil
+}
+
+// insert replaces what stands between the lines <!-- mark --> and <!-- end mark -->.
+func insert(old, mark, text string) (string, error) {
+	first, last := "<!-- "+mark+" -->\n", "<!-- end "+mark+" -->\n"
+	before, rest, ok := strings.Cut(old, first)
+	_, after, ended := strings.Cut(rest, last)
+	if !ok || !ended {
+		return "", fmt.Errorf("there are no lines %q and %q", strings.TrimSpace(first), strings.TrimSpace(last))
+	}
+	return before + first + "\n" + text + last + after, nil
 }

@@ -24,7 +24,7 @@ type postgres struct {
 	cmd      *exec.Cmd
 }
 
-var errNoPostgres = errors.New("not installed")
+var errNotInstalled = errors.New("not installed")
 
 // findPostgres returns the directory of PostgreSQL's programs.
 func findPostgres() (string, error) {
@@ -35,7 +35,7 @@ func findPostgres() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		return filepath.Dir(path), nil
 	}
-	return "", errNoPostgres
+	return "", errNotInstalled
 }
 
 // newPostgres makes a cluster below dir. The server refuses to run as root.

@@ -113,8 +113,27 @@ func (b *bench) killed(l *built) func(context.Context) (outcome, error) {
 		if err := load.Close(conns); err != nil {
 			return o, err
 		}
-		return b.serving(ctx, l, func(p *process) (outcome, error) { return outcome{Value: p.ready.Seconds()}, nil })
+		return b.serving(ctx, l, func(p *process) (o outcome, err error) {
+			// The log has grown by what was recorded before the kill.
+			if l.entries, err = durable(ctx, p); err != nil {
+				return o, err
+			}
+			return outcome{Value: p.ready.Seconds()}, nil
+		})
 	}
+}
+
+// durable asks a server how many entries its log has.
+func durable(ctx context.Context, p *process) (int, error) {
+	c, err := client.Dial(p.words["grpc"], client.TLS{})
+	if err != nil {
+		return 0, err
+	}
+	info, err := c.GetLogInfo(ctx, &rpc.GetLogInfoRequest{})
+	if err := errors.Join(err, c.Close()); err != nil {
+		return 0, err
+	}
+	return int(info.GetDurableSize()), nil
 }
 
 // later gives a load numbers that none before it had, so that its events are new.

@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logdir"
 	"github.com/keytrail/keytrail/log/view"
-	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/storage/pebblestore"
 )
@@ -97,15 +95,11 @@ func (k *Keytrail) run(v *view.View) (stopLog, stopViews func() error) {
 	return start(k.Run), start(v.Run)
 }
 
-// Record implements Recorder.
+// Record implements Recorder. It takes the way that the server takes with an event.
 func (k *Keytrail) Record(ctx context.Context, event []byte) error {
-	ev := &keytrailv1.KeyEvent{}
-	if err := proto.Unmarshal(event, ev); err != nil {
-		return fmt.Errorf("reading an event: %w", err)
-	}
-	prepared, err := log.Prepare(ev, time.Now())
-	if err != nil {
-		return err
+	prepared, ok := log.PrepareEncoded(slices.Clone(event), time.Now())
+	if !ok {
+		return errors.New("the event is not one that the log takes as it is")
 	}
 	results, err := k.Append(ctx, "", []log.Event{prepared})
 	if err != nil {
