@@ -1,13 +1,13 @@
 // Package client appends to a keytrail log and reads from it over gRPC.
 //
-// A Client may be used concurrently. An append that has returned is durable in the log;
+// A Client may be used concurrently. Events that many goroutines have to append one by one
+// cost least by way of a Queue. An append that has returned is durable in the log;
 // one that failed with a transport error may be recorded or not, and sending the event
 // again, with its id, settles it. The package verifies nothing: package client/verify
 // does, from what the log gives out.
 package client
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
-	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 )
 
@@ -105,32 +104,3 @@ func (t TLS) Config() (*tls.Config, error) {
 	}
 	return cfg, nil
 }
-
-// Appender appends over one stream. It is for one goroutine at a time.
-type Appender struct {
-	stream rpc.LogService_AppendStreamClient
-	wait   rpc.Wait
-}
-
-// Stream opens an append stream, which lasts until ctx ends or Close.
-func (c *Client) Stream(ctx context.Context, wait rpc.Wait) (*Appender, error) {
-	s, err := c.AppendStream(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("opening an append stream: %w", err)
-	}
-	return &Appender{stream: s, wait: wait}, nil
-}
-
-// Append sends 1 to 1,000 events and waits for their results, one each, in order.
-func (a *Appender) Append(_ context.Context, events []*keytrailv1.KeyEvent) ([]*rpc.AppendResult, error) {
-	// When the server has ended the stream, Send says no more than that; Recv says why.
-	_ = a.stream.Send(&rpc.AppendStreamRequest{Events: events, Wait: a.wait})
-	res, err := a.stream.Recv()
-	if err != nil {
-		return nil, err
-	}
-	return res.GetResults(), nil
-}
-
-// Close ends the stream.
-func (a *Appender) Close() error { return a.stream.CloseSend() }
