@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"math/bits"
 	"math/rand/v2"
@@ -108,16 +109,7 @@ func (r *round) write(fs vfs.FS, dir string, next func() uint64) (events, keys *
 }
 
 func (r *round) writeEvents(fs vfs.FS, dir string, number uint64) (*run, error) {
-	sorted := slices.Clone(r.events)
-	slices.SortFunc(sorted, func(a, b eventRow) int {
-		switch {
-		case a.hi != b.hi:
-			return order(a.hi, b.hi)
-		case a.lo != b.lo:
-			return order(a.lo, b.lo)
-		}
-		return order(a.index, b.index)
-	})
+	sorted := sortEvents(r.events)
 	w, err := newRun(fs, dir, &eventKind, number)
 	if err != nil {
 		return nil, err
@@ -135,14 +127,41 @@ func (r *round) writeEvents(fs vfs.FS, dir string, number uint64) (*run, error) 
 	return w.finish()
 }
 
-func order(a, b uint64) int {
-	if a < b {
-		return -1
+// sortEvents returns rows in the order of their ids. Ids are evenly spread: their first bits
+// say nearly where a row belongs.
+func sortEvents(rows []eventRow) []eventRow {
+	const bits = 12
+	var ends [1 << bits]int
+	for i := range rows {
+		ends[rows[i].hi>>(64-bits)]++
 	}
-	if a > b {
-		return 1
+	sum := 0
+	for i, n := range ends {
+		ends[i] = sum
+		sum += n
 	}
-	return 0
+	sorted := make([]eventRow, len(rows))
+	for i := range rows {
+		end := &ends[rows[i].hi>>(64-bits)]
+		sorted[*end] = rows[i]
+		*end++
+	}
+	begin := 0
+	for _, end := range ends {
+		slices.SortFunc(sorted[begin:end], compareEvents)
+		begin = end
+	}
+	return sorted
+}
+
+func compareEvents(a, b eventRow) int {
+	if c := cmp.Compare(a.hi, b.hi); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.lo, b.lo); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.index, b.index)
 }
 
 func (r *round) writeKeys(fs vfs.FS, dir string, number uint64) (*run, error) {
