@@ -52,7 +52,7 @@ type options struct {
 }
 
 // start serves a new log until the test ends.
-func start(t *testing.T, o options) *fixture {
+func start(t testing.TB, o options) *fixture {
 	t.Helper()
 	f := &fixture{dir: logtest.NewDir(t), store: storagetest.NewFaults(memstore.New()), logged: &lockedBuffer{}}
 	x, err := index.Open(f.dir.Index(), index.Options{})
