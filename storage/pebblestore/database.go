@@ -29,10 +29,14 @@ type database struct {
 // open opens or makes Pebble's directory in parent.
 func (d *database) open(parent string, opts *pebble.Options) error {
 	path := d.store.fs.PathJoin(parent, d.name)
-	err := guard(func() (err error) {
-		d.db, err = pebble.Open(path, opts)
+	var db *pebble.DB
+	err := d.store.flushes.await(func() (err error) {
+		db, err = pebble.Open(path, opts)
 		return err
 	})
+	if err == nil {
+		d.db = db
+	}
 	if err = corrupt(err); errors.Is(notExist(err), fs.ErrNotExist) {
 		// The caller asks for ErrNotExist where there is no store.
 		return fmt.Errorf("%w: %s", storage.ErrCorrupt, err.Error())
@@ -84,7 +88,7 @@ func (d *database) sync(w *pebble.Batch) error {
 
 // flush moves everything to tables.
 func (d *database) flush() error {
-	err := guard(d.db.Flush)
+	err := d.store.flushes.await(func() error { return d.db.Flush() })
 	if err != nil {
 		d.store.fail(err)
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -19,6 +21,37 @@ type storeFS struct {
 	failed func(error)
 	// forgetLogs makes ReuseForWrite start with an empty file while it is not 0.
 	forgetLogs atomic.Int32
+	// tables paces what Pebble tries again.
+	tables pace
+}
+
+// pace holds up failures that come one after the other: Pebble writes a table that could
+// not be written at once again, for ever, so that a full disk would cost a processor and
+// fill the program's log.
+type pace struct {
+	mu   sync.Mutex
+	wait time.Duration
+	last time.Time
+}
+
+// Limits of a pace, and how long after a failure the next one is the first again.
+const (
+	minPace   = 5 * time.Millisecond
+	maxPace   = time.Second
+	paceReset = 10 * time.Second
+)
+
+// failed waits, each time twice as long.
+func (p *pace) failed() {
+	p.mu.Lock()
+	if time.Since(p.last) > paceReset {
+		p.wait = minPace
+	}
+	wait := p.wait
+	p.wait = min(2*p.wait, maxPace)
+	p.last = time.Now().Add(wait)
+	p.mu.Unlock()
+	time.Sleep(wait)
 }
 
 // Create implements vfs.FS. Pebble makes a new manifest, then a marker file whose name
@@ -78,10 +111,12 @@ func (f *storeFS) watch(name string) func(vfs.File, error) (vfs.File, error) {
 		if err != nil {
 			if critical {
 				f.failed(fmt.Errorf("making %s: %w", name, err))
+			} else {
+				f.tables.failed()
 			}
 			return nil, err
 		}
-		return &watchedFile{File: file, name: name, critical: critical, failed: f.failed}, nil
+		return &watchedFile{File: file, name: name, critical: critical, failed: f.failed, tables: &f.tables}, nil
 	}
 }
 
@@ -91,6 +126,7 @@ type watchedFile struct {
 	name     string
 	critical bool
 	failed   func(error)
+	tables   *pace
 }
 
 // check lets a failed sync be known.
@@ -104,8 +140,12 @@ func (f *watchedFile) check(err error) error {
 // Write implements vfs.File.
 func (f *watchedFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
-	if err != nil && f.critical {
+	switch {
+	case err == nil:
+	case f.critical:
 		f.failed(fmt.Errorf("writing %s: %w", f.name, err))
+	default:
+		f.tables.failed()
 	}
 	return n, err
 }

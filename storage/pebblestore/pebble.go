@@ -112,7 +112,16 @@ func (s *Store) pebbleOptions() *pebble.Options {
 func (s *Store) listener() *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
-			s.log.Error("the store's background work was interrupted and will be tried again", slog.String("dir", s.dir), slog.Any("err", err))
+			// Not the error itself, which prints its stack.
+			s.log.Error("the store's background work was interrupted and will be tried again", slog.String("dir", s.dir), slog.String("err", err.Error()))
+			if !pebble.IsCorruptionError(err) { // of a merge, see DataCorruption
+				s.flushes.interrupted(err, s.fail)
+			}
+		},
+		FlushEnd: func(info pebble.FlushInfo) {
+			if info.Err == nil {
+				s.flushes.done()
+			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			s.refuse(fmt.Errorf("%w: %s: %w", storage.ErrCorrupt, info.Path, info.Details))

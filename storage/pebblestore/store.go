@@ -64,6 +64,8 @@ type Store struct {
 	failed   atomic.Bool
 	onFatal  sync.Once
 	readOnly bool
+	// flushes ends what waits for tables that cannot be written.
+	flushes flushes
 
 	// head is what the last commit that is known durable has made.
 	head atomic.Pointer[storage.Head]
