@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -210,11 +211,22 @@ func (s *server) running() bool {
 	}
 }
 
-// signal sends a signal to the program and what it started.
+// signal sends a signal to the program, and not to what traces it, unless it is SIGKILL.
 func (s *server) signal(sig syscall.Signal) {
-	if s.running() {
-		_ = syscall.Kill(-s.cmd.Process.Pid, sig)
+	if !s.running() {
+		return
 	}
+	pid := s.cmd.Process.Pid
+	if len(s.before) > 0 && sig != syscall.SIGKILL {
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		for _, f := range strings.Fields(string(children)) {
+			if child, err := strconv.Atoi(f); err == nil {
+				_ = syscall.Kill(child, sig)
+			}
+		}
+		return
+	}
+	_ = syscall.Kill(-pid, sig)
 }
 
 // kill kills the program if it runs, and looks at what it said.

@@ -170,11 +170,8 @@ func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Log
 			err = errors.Join(err, fmt.Errorf("closing the %s: %w", what, closeErr))
 		}
 	}
-	store, err := openStore(d, logger)
-	if err != nil {
-		return err
-	}
-	defer closing("store", store.Close)
+	// The ledger comes first: its lock is on the ledger itself. Those of the store are on files
+	// that somebody may have deleted, and a second process that opens it takes its logs away.
 	led, err := ledger.Open(d.Ledger(), d.Config.Origin)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.Hint(err, "bring the file back; if it is lost, give the signer the newest checkpoint that anyone holds: keytrail ledger adopt --dir %s CHECKPOINT", d.Path)
@@ -183,6 +180,11 @@ func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Log
 		return err
 	}
 	defer closing("signer's ledger", led.Close)
+	store, err := openStore(d, logger)
+	if err != nil {
+		return err
+	}
+	defer closing("store", store.Close)
 	x, err := index.Open(d.Index(), index.Options{Logger: logger})
 	if err != nil {
 		return err

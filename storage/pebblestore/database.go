@@ -37,6 +37,12 @@ func (d *database) open(parent string, opts *pebble.Options) error {
 	if err == nil {
 		d.db = db
 	}
+	// Pebble panics when it cannot clean up after a failed write. The disk is not damaged then.
+	if _, panicked := errors.AsType[*panicError](err); panicked {
+		if cause := d.store.fs.tables.cause(); cause != nil {
+			return fmt.Errorf("%w; %s", cause, err.Error())
+		}
+	}
 	if err = corrupt(err); errors.Is(notExist(err), fs.ErrNotExist) {
 		// The caller asks for ErrNotExist where there is no store.
 		return fmt.Errorf("%w: %s", storage.ErrCorrupt, err.Error())

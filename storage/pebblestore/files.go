@@ -32,6 +32,8 @@ type pace struct {
 	mu   sync.Mutex
 	wait time.Duration
 	last time.Time
+	// err is the last failure.
+	err error
 }
 
 // Limits of a pace, and how long after a failure the next one is the first again.
@@ -41,9 +43,17 @@ const (
 	paceReset = 10 * time.Second
 )
 
-// failed waits, each time twice as long.
-func (p *pace) failed() {
+// cause returns the last failure, nil if there was none.
+func (p *pace) cause() error {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// failed waits, each time twice as long.
+func (p *pace) failed(err error) {
+	p.mu.Lock()
+	p.err = err
 	if time.Since(p.last) > paceReset {
 		p.wait = minPace
 	}
@@ -112,7 +122,7 @@ func (f *storeFS) watch(name string) func(vfs.File, error) (vfs.File, error) {
 			if critical {
 				f.failed(fmt.Errorf("making %s: %w", name, err))
 			} else {
-				f.tables.failed()
+				f.tables.failed(err)
 			}
 			return nil, err
 		}
@@ -145,7 +155,7 @@ func (f *watchedFile) Write(p []byte) (int, error) {
 	case f.critical:
 		f.failed(fmt.Errorf("writing %s: %w", f.name, err))
 	default:
-		f.tables.failed()
+		f.tables.failed(err)
 	}
 	return n, err
 }

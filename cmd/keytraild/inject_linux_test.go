@@ -1,0 +1,244 @@
+package main_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The system calls that are made to fail, and the errors beside EIO that they can have.
+var injected = map[string][]string{
+	"openat": {"ENOSPC"}, "write": {"ENOSPC"}, "pwrite64": {"ENOSPC"}, "fallocate": {"ENOSPC"}, "mkdirat": {"ENOSPC"},
+	"fsync": nil, "fdatasync": nil, "sync_file_range": nil, "ftruncate": nil, "renameat": nil, "renameat2": nil, "unlinkat": nil,
+	"read": nil, "pread64": nil,
+}
+
+// point is a system call on a kind of file: their names without the numbers.
+type point struct{ call, kind string }
+
+// TestCrashInject lets every kind of system call on every kind of file of the log's
+// directory fail in turn, in the real server under strace: the first of each thread, a
+// later one, and all from the first on. The server ends and says why, or goes on; it never
+// panics or hangs, and whatever it has acknowledged is there when it runs again. One log
+// lives through all of it.
+func TestCrashInject(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("strace is not installed")
+	}
+	if out, err := exec.Command("strace", "-o", os.DevNull, "true").CombinedOutput(); err != nil {
+		t.Skipf("strace may not trace here: %v\n%s", err, out)
+	}
+	t.Parallel()
+	c := newCluster(t, 0)
+	c.log.mustStart()
+	l := &load{book: newBook(t, c.policy), dial: c.dial, pause: 5 * time.Millisecond}
+	in := &injection{cluster: c, load: l, chance: rand.New(rand.NewPCG(rand.Uint64(), 0)), outcomes: make(map[string]int)}
+	whileFaulty(l, 10*time.Second, func() bool { return l.acks.Load() > 200 })
+	c.log.stop()
+	points := in.observe()
+	cases := in.cases(points)
+	end, done := time.Now().Add(lasting(t, 6*time.Minute)), 0
+	for _, ic := range cases {
+		if done >= 3 && time.Now().After(end) {
+			break
+		}
+		if done++; !in.try(t, ic) {
+			break
+		}
+	}
+	in.audit(true)
+	c.log.stop()
+	if out, status := fsck(t, c.logDir()); status != 0 {
+		t.Errorf("fsck: status %d\n%s", status, out)
+	}
+	t.Logf("%d of %d cases at %d points, %d system calls failed; outcomes %v; %v", done, len(cases), len(points), in.hits, in.outcomes, l.book)
+}
+
+// injection is one log through many faults.
+type injection struct {
+	*cluster
+	load   *load
+	chance *rand.Rand
+	// paths are all files that the server touches, and names that it may use next.
+	paths    []string
+	outcomes map[string]int
+	hits     int // system calls that were made to fail
+}
+
+// injectCase is one fault.
+type injectCase struct {
+	point
+	errno, when string
+}
+
+func (c injectCase) String() string { return fmt.Sprintf("%s(%s) %s when=%s", c.call, c.kind, c.errno, c.when) }
+
+var (
+	quoted  = regexp.MustCompile(`[<"](/[^">]+)[>"]`)
+	called  = regexp.MustCompile(`^\d+ +(?:<\.\.\. )?(\w+)[( ]`)
+	numbers = regexp.MustCompile(`[0-9]+`)
+)
+
+// kind is a file's path below the log's directory without numbers.
+func (in *injection) kind(path string) string {
+	rel, err := filepath.Rel(in.logDir(), path)
+	if err != nil || strings.HasPrefix(rel, "..") {
+		return ""
+	}
+	return numbers.ReplaceAllString(rel, "#")
+}
+
+// trace puts a tracer before the next run.
+func (in *injection) trace(args ...string) {
+	in.log.before = append([]string{"strace", "-f", "-qq"}, args...)
+}
+
+// observe runs the server once, without a fault, and returns which system calls it makes on
+// which files.
+func (in *injection) observe() []point {
+	in.tb.Helper()
+	var calls []string
+	for name := range injected {
+		calls = append(calls, name)
+	}
+	file := filepath.Join(in.dir, "trace")
+	in.trace("-y", "-s", "1", "-o", file, "-e", "trace="+strings.Join(calls, ","))
+	in.log.mustStart()
+	before := in.load.acks.Load()
+	whileFaulty(in.load, 20*time.Second, func() bool { return in.load.acks.Load() > before+100 })
+	in.log.stop()
+	in.log.before = nil
+	text, err := os.ReadFile(file)
+	if err != nil {
+		in.tb.Fatal(err)
+	}
+	seen, paths := make(map[point]bool), make(map[string]bool)
+	for line := range strings.Lines(string(text)) {
+		call := called.FindStringSubmatch(line)
+		if call == nil {
+			continue
+		}
+		for _, m := range quoted.FindAllStringSubmatch(line, -1) {
+			path := strings.TrimSuffix(m[1], " (deleted)")
+			if kind := in.kind(path); kind != "" {
+				seen[point{call[1], kind}] = true
+				paths[path] = true
+			}
+		}
+	}
+	for path := range paths {
+		in.paths = append(in.paths, path)
+	}
+	var points []point
+	for p := range seen {
+		points = append(points, p)
+	}
+	slices.SortFunc(points, func(a, b point) int { return strings.Compare(a.call+a.kind, b.call+b.kind) })
+	return points
+}
+
+// cases are all faults, in any order.
+func (in *injection) cases(points []point) []injectCase {
+	var cases []injectCase
+	for _, p := range points {
+		for _, errno := range append([]string{"EIO"}, injected[p.call]...) {
+			for _, when := range []string{"1", "2", "1+", "3+2"} {
+				cases = append(cases, injectCase{p, errno, when})
+			}
+		}
+	}
+	in.chance.Shuffle(len(cases), func(i, j int) { cases[i], cases[j] = cases[j], cases[i] })
+	return cases
+}
+
+// files are the paths of a kind, those that are there and those that may come: Pebble
+// numbers its files, and the numbers grow.
+func (in *injection) files(kind string) []string {
+	var out []string
+	prefix, _, numbered := strings.Cut(kind, "#")
+	_, suffix, _ := strings.Cut(kind, "#")
+	if numbered && !strings.Contains(suffix, "#") {
+		newest, width := 0, 6
+		entries, _ := os.ReadDir(filepath.Join(in.logDir(), filepath.Dir(prefix)))
+		for _, e := range entries {
+			if digits := numbers.FindString(e.Name()); digits != "" {
+				if n, err := strconv.Atoi(digits); err == nil {
+					newest, width = max(newest, n), max(width, len(digits))
+				}
+			}
+		}
+		for n := max(0, newest-20); n < newest+40; n++ {
+			out = append(out, filepath.Join(in.logDir(), fmt.Sprintf("%s%0*d%s", prefix, width, n, suffix)))
+		}
+	}
+	for _, p := range in.paths {
+		if in.kind(p) == kind && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// try runs the server with one fault, and then without. It says whether to go on.
+func (in *injection) try(t *testing.T, ic injectCase) bool {
+	t.Helper()
+	file := filepath.Join(in.dir, "trace")
+	args := []string{"-o", file, "-e", "trace=" + ic.call, "-e", "inject=" + ic.call + ":error=" + ic.errno + ":when=" + ic.when}
+	for _, p := range in.files(ic.kind) {
+		args = append(args, "-P", p)
+	}
+	in.trace(args...)
+	outcome := "goes on"
+	if err := in.log.start(); err != nil {
+		outcome = "does not start"
+	} else {
+		before := in.load.acks.Load()
+		whileFaulty(in.load, 4*time.Second, func() bool { return !in.log.running() || in.load.acks.Load() > before+150 })
+		if !in.log.running() {
+			outcome = "ends"
+		}
+		in.log.signal(syscall.SIGTERM)
+		if !in.log.wait(time.Minute) {
+			t.Errorf("%v: it does not end:\n%s", ic, tail(in.log.lastSaid(), 2000))
+			in.log.kill()
+		}
+	}
+	if said := in.log.lastSaid(); !in.log.cmd.ProcessState.Success() && !strings.Contains(said, "input/output error") && !strings.Contains(said, "no space left") {
+		t.Errorf("%v: it ended with %v without saying why:\n%s", ic, in.log.cmd.ProcessState, tail(said, 2000))
+	}
+	trace, _ := os.ReadFile(file)
+	hits := strings.Count(string(trace), "(INJECTED)")
+	if in.hits += hits; hits == 0 {
+		outcome = "not met"
+	}
+	in.outcomes[outcome]++
+	in.log.before = nil
+	if err := in.log.start(); err != nil {
+		t.Errorf("%v: it does not start again: %v\n%s", ic, err, tail(in.log.lastSaid(), 2000))
+		return false
+	}
+	in.audit(false)
+	in.log.kill()
+	if t.Failed() {
+		t.Logf("the case was %v (%s)", ic, outcome)
+	}
+	return !t.Failed()
+}
+
+// audit audits the log, which it starts if it is not running.
+func (in *injection) audit(whole bool) {
+	in.tb.Helper()
+	if !in.log.running() {
+		in.log.mustStart()
+	}
+	auditCluster(in.cluster, in.load.book, whole)
+}
