@@ -1,11 +1,16 @@
 package log_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/logtest"
@@ -113,4 +118,49 @@ func TestIndexOfAnotherLog(t *testing.T) {
 		}
 		logtest.Check(t, d, s)
 	}
+}
+
+// stuckFS does not begin to write rows of the index until it is told to.
+type stuckFS struct {
+	vfs.FS
+	free chan struct{}
+}
+
+func (s stuckFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.Contains(name, "events-") {
+		<-s.free
+	}
+	return s.FS.Create(name, c)
+}
+
+// TestAcknowledgedBeforeTheIndexHasIt lets the index stand still: what it can hold, what
+// waits for it, and the batch for which there is no room are acknowledged all the same.
+func TestAcknowledgedBeforeTheIndexHasIt(t *testing.T) {
+	const round, queue = 10, 4
+	fsys := stuckFS{vfs.NewMem(), make(chan struct{})}
+	s, d := memstore.New(), logtest.NewDir(t)
+	d.IndexFS, d.IndexRound = fsys, round
+	l := logtest.Open(t, d, s)
+	free := sync.OnceFunc(func() { close(fsys.free) })
+	t.Cleanup(free)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	// One round is being written and one is full; a batch is being applied, one handed over.
+	const batches = 2*round + 1 + queue + 1
+	for n := range batches {
+		if _, err := l.Append(ctx, "", []log.Event{logtest.Prepare(t, logtest.Event(n, "key"))}); err != nil {
+			t.Fatalf("event %d: %v", n, err)
+		}
+	}
+	free()
+	if r := l.Append1(t, logtest.Event(batches, "key")); r.KeySequence != batches+1 {
+		t.Errorf("%+v", r)
+	}
+	if r := l.Append1(t, logtest.Event(3, "key")); !r.Duplicate || r.Index != 3 {
+		t.Errorf("an event sent again: %+v", r)
+	}
+	if err := l.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	logtest.Check(t, d, s)
 }
