@@ -421,7 +421,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 	s.check(t, dir, 600)
 	// A payload that was taken out is not one that the log has erased.
-	path := filepath.Join(dir, "private", "payloads", "002.p", "88")
+	path := filepath.Join(dir, "private", "payloads", "000")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -430,9 +430,13 @@ func TestFlippedBits(t *testing.T) {
 	if err := os.WriteFile(path, append([]byte{0, 0}, whole[2+n:]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.grow(t, 650)
 	o := s.options()
 	o.VerifyAll = true
 	_, err = backup.Run(t.Context(), dir, o)
+	if b, err := backup.Open(t.Context(), dir); err != nil || b.Size() != 600 {
+		t.Errorf("what did not verify is taken for a backup: %v", err)
+	}
 	if e, ok := errors.AsType[*backup.DamageError](err); !ok || !strings.Contains(e.Error(), "1 are missing, the log has erased 0") {
 		t.Errorf("a payload is gone: %v", err)
 	}
