@@ -1,10 +1,7 @@
 package mirror
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/keytrail/keytrail/client/tiles"
@@ -64,12 +61,7 @@ func (m *Mirror) eraseGroup(group uint64, indexes []uint64) (uint64, error) {
 			return 0, err
 		}
 	}
-	// What a writing that was cut off left beside the file holds them too. A crash may have
-	// come between an earlier run's renaming and this.
-	err = os.Remove(filepath.Join(m.dir, path+".new"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return gone, err
-	}
+	// What a writing that was cut off left beside the file holds them too.
 	if err := m.tidyGroup(group, width); err != nil {
 		return gone, err
 	}
