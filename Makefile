@@ -90,7 +90,7 @@ bench: $(BENCH) ## measure keytrail and its peers in turn (ROUNDS, SECONDS, ENTR
 bench-plot: $(BENCH) ## draw throughput and latency by clients, batch size, keys and entries into .cache/bench/
 	$(BENCH) plot $(BENCH_FLAGS)
 
-bench-large: $(BENCH) ## fill, open, read and check a log of ENTRIES (10,000,000; some 7 GB in TMPDIR)
+bench-large: $(BENCH) ## fill, open, read and check a log of ENTRIES (10,000,000; some 12 GB in TMPDIR)
 	$(BENCH) table $(BENCH_FLAGS) --only log --into '$(INTO)' --mark bench-large
 
 bench-profile: $(BENCH) ## leave profiles of the server under a load (LOAD, SECONDS)

@@ -98,6 +98,7 @@ func CPU() float64 {
 // meter counts what is acknowledged between two times.
 type meter struct {
 	from, to time.Time
+	every    int // so-manieth message of a goroutine is timed: times must not fill the memory that is measured
 	mu       sync.Mutex
 	events   int
 	all      int
@@ -105,14 +106,17 @@ type meter struct {
 	last     time.Time
 }
 
+// timedOps is about how many messages of a long load are timed.
+const timedOps = 1_000_000
+
 // newMeter begins to measure: after the warm-up for the shape's time or, when that is a number
 // of events, at once and to the last.
 func newMeter(s Shape) *meter {
 	begin := time.Now()
 	if s.Events > 0 {
-		return &meter{from: begin, to: begin.Add(24 * time.Hour)}
+		return &meter{from: begin, to: begin.Add(24 * time.Hour), every: 1 + s.Events/timedOps}
 	}
-	return &meter{from: begin.Add(s.Warm), to: begin.Add(s.Warm + s.For)}
+	return &meter{from: begin.Add(s.Warm), to: begin.Add(s.Warm + s.For), every: 1}
 }
 
 // tally is what one goroutine counts for a meter.
@@ -120,6 +124,7 @@ type tally struct {
 	m      *meter
 	events int
 	all    int
+	ops    int
 	times  []uint32
 	last   time.Time
 }
@@ -132,7 +137,9 @@ func (t *tally) done(sent time.Time, events int) {
 	}
 	t.events += events
 	t.last = now
-	t.times = append(t.times, uint32(min(now.Sub(sent).Microseconds(), 1<<32-1)))
+	if t.ops++; t.ops%t.m.every == 0 {
+		t.times = append(t.times, uint32(min(now.Sub(sent).Microseconds(), 1<<32-1)))
+	}
 }
 
 func (t *tally) add() {
@@ -201,6 +208,9 @@ func (m *meter) finish(ctx context.Context, s Shape, wait func() error) (Result,
 	} else {
 		r.CPU = <-cpu
 	}
+	if len(m.times) == 0 {
+		return r, nil // fewer messages than one in so many
+	}
 	slices.Sort(m.times)
 	at := func(q float64) float64 { return float64(m.times[int(q*float64(len(m.times)-1))]) / 1000 }
 	r.P50, r.P99, r.Max = at(0.5), at(0.99), at(1)
@@ -263,15 +273,14 @@ type message struct {
 }
 
 func (st *stream) run(ctx context.Context, conn *grpc.ClientConn) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// Whichever of the two fails ends the stream for the other.
+	g, ctx := errgroup.WithContext(ctx)
 	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, rpc.LogService_AppendStream_FullMethodName)
 	if err != nil {
 		return err
 	}
 	free := make(chan struct{}, st.Window)
 	sent := make(chan message, st.Window)
-	var g errgroup.Group
 	g.Go(func() error {
 		defer close(sent)
 		return st.send(s, free, sent)
