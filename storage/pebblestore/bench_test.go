@@ -18,7 +18,6 @@ import (
 
 	"github.com/keytrail/keytrail/storage"
 	"github.com/keytrail/keytrail/storage/pebblestore"
-	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
 // payload is what an event costs: 32 random bytes of salt and a record of 528 bytes whose
@@ -181,27 +180,52 @@ func peakMemory(b *testing.B) int64 {
 	return 0
 }
 
-// BenchmarkTile reads tiles of level 0, which are hashed from leaves, and of level 1.
-func BenchmarkTile(b *testing.B) {
+// BenchmarkRead reads a store of a million entries, committed 1,000 at a time: all leaves
+// and payloads in order, which reports items per second; leaves and payloads at random
+// places; and tiles of level 0, which are hashed from leaves, and of level 1.
+func BenchmarkRead(b *testing.B) {
+	const size = 1_000_000
 	ctx := context.Background()
 	s := create(b, b.TempDir(), pebblestore.Options{})
-	batches := storagetest.NewBuilder()
-	r := rand.NewChaCha8([32]byte{})
-	for i := range 66 {
-		if err := s.Commit(ctx, batches.BatchOf(b, benchEntries(r, i*1000, 1000))); err != nil {
+	batches := newBatcher()
+	for range size / 1000 {
+		if err := s.Commit(ctx, batches.batch(1000)); err != nil {
 			b.Fatal(err)
 		}
 	}
+	nothing := func(uint64, []byte) error { return nil }
+	type reader = func(ctx context.Context, start, end uint64, fn func(uint64, []byte) error) error
+	for name, read := range map[string]reader{"leaves": s.Leaves, "payloads": s.Payloads} {
+		for _, n := range []uint64{1, 16, 256, size - 1} {
+			at := uint64(0)
+			benchRead(b, fmt.Sprint(name, "=", n), n, func() error {
+				at = (at + 611_953) % (size - n)
+				return read(ctx, at, at+n, nothing)
+			})
+		}
+	}
 	for level := range uint8(2) {
-		b.Run(fmt.Sprint("level=", level), func(b *testing.B) {
-			index := uint64(0)
-			for b.Loop() {
-				if _, err := s.Tile(ctx, level, index%storage.Complete(66_000, level+1), storage.TileWidth); err != nil {
-					b.Fatal(err)
-				}
-				index += 97
-			}
+		index := uint64(0)
+		benchRead(b, fmt.Sprint("tile=", level), storage.TileWidth, func() error {
+			index += 97
+			_, err := s.Tile(ctx, level, index%storage.Complete(size, level+1), storage.TileWidth)
+			return err
 		})
 	}
 	closeStore(b, s)
+}
+
+// benchRead reports the processor time of a reading of n items, and of each item.
+func benchRead(b *testing.B, name string, n uint64, read func() error) {
+	b.Run(name, func(b *testing.B) {
+		begin := cpuTime(b)
+		for b.Loop() {
+			if err := read(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		used := cpuTime(b) - begin
+		b.ReportMetric(used.Seconds()*1e6/float64(b.N), "cpu-us/op")
+		b.ReportMetric(float64(used.Nanoseconds())/float64(b.N)/float64(n), "cpu-ns/item")
+	})
 }

@@ -79,7 +79,7 @@ func (s *Store) rewrite(w *pebble.Batch, sorted []uint64) ([]uint64, error) {
 	var c chunk
 	err := s.tree.scan(lower, upper, func(it *pebble.Iterator) error {
 		for len(sorted) > 0 && w.Len() < eraseBytes {
-			if !it.SeekLT(newKey(kindPayloads, sorted[0]+1)) {
+			if !it.SeekGE(newKey(kindPayloads, sorted[0])) {
 				if err := it.Error(); err != nil {
 					return err
 				}
@@ -90,7 +90,7 @@ func (s *Store) rewrite(w *pebble.Batch, sorted []uint64) ([]uint64, error) {
 				return err
 			}
 			end := first + uint64(r.n)
-			if end <= sorted[0] {
+			if first > sorted[0] {
 				return fmt.Errorf("%w: row %x does not hold entry %d", storage.ErrCorrupt, it.Key(), sorted[0])
 			}
 			c.reset()
@@ -118,7 +118,7 @@ func (s *Store) destroy(ctx context.Context, sorted []uint64) error {
 	}
 	for lower, upper := range runs(sorted) {
 		err := guard(func() error {
-			return s.tree.db.Compact(ctx, newKey(kindPayloads, lower/rowItems*rowItems), newKey(kindPayloads, upper), false)
+			return s.tree.db.Compact(ctx, newKey(kindPayloads, lower), newKey(kindPayloads, roundUp(upper)), false)
 		})
 		if err != nil {
 			return fmt.Errorf("compacting entries %d to %d: %w", lower, upper, corrupt(err))

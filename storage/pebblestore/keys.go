@@ -12,8 +12,8 @@ import (
 const format = "keytrail store 2"
 
 // The first byte of a key says what the row is; those of kinds with items go on with the
-// number of the row's first item, so that whatever a commit adds comes after what is there.
-// Numbers are big-endian with 64 bits. The kinds below kindLeaves take little room and are
+// number of the row's last item, so that whatever a commit adds comes after what is there, and
+// the row that holds an item is the first whose key is not below it. Numbers are big-endian with 64 bits. The kinds below kindLeaves take little room and are
 // merged now and then; the others fill tables of their own, which never overlap.
 const (
 	// kindNodes plus a level of 1 to 7: hashes of complete subtrees of that level.
@@ -39,10 +39,13 @@ const (
 // keySize is the length of the key of a row with items.
 const keySize = 1 + 8
 
-// rowItems limits the items of a row: it ends before the next multiple of rowItems, so that
-// whoever looks for an item knows where its row begins at the earliest, and a tile's
-// hashes never share a row with the next tile's.
+// rowItems limits the items of a row: none passes a multiple of rowItems, so that whoever
+// looks for an item knows where its row ends at the latest, and a tile's hashes never share a
+// row with the next tile's.
 const rowItems = storage.TileWidth
+
+// roundUp returns the next multiple of rowItems, n if it is one.
+func roundUp(n uint64) uint64 { return (n + rowItems - 1) / rowItems * rowItems }
 
 func putKey(key []byte, kind byte, n uint64) {
 	key[0] = kind

@@ -19,17 +19,18 @@ import (
 const (
 	// DefaultCacheBytes is the size of the block cache. The log reads its right edge
 	// and what was appended lately, so that a larger one would hold little more.
-	DefaultCacheBytes = 32 << 20
+	DefaultCacheBytes = 16 << 20
 	// DefaultMemTableBytes is the size of a memtable of the tree. Each becomes one table
 	// of payloads and one of leaves, so that it decides how many files there are.
-	DefaultMemTableBytes = 24 << 20
+	DefaultMemTableBytes = 20 << 20
 )
 
 // maxCellsMemTable limits the memtable of the cells, in bytes: a second of checkpoints.
 const maxCellsMemTable = 2 << 20
 
-// memTables is how many memtables may wait to be flushed before writers wait.
-const memTables = 3
+// memTables is how many memtables there may be, the one that is written to among them:
+// writers wait when it is full before the one before it is flushed.
+const memTables = 2
 
 // recycledLogs is how many old logs Pebble keeps to write over: memTables+1.
 const recycledLogs = memTables + 1
@@ -58,7 +59,7 @@ func (s *Store) treeOptions() *pebble.Options {
 	o.L0CompactionFileThreshold = 32
 	for i := range o.Levels {
 		// One row of payloads, or many small ones, which then compress against each other.
-		o.Levels[i].BlockSize = payloadRow
+		o.Levels[i].BlockSize = 8 << 10
 		o.Levels[i].IndexBlockSize = 64 << 10
 	}
 	return o
@@ -98,9 +99,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		CompactionConcurrencyRange: func() (lower, upper int) { return 1, 2 },
 	}
 	for i := range o.Levels {
-		// Fast enough to be invisible beside the sync. Stronger ones cost more time
-		// than they save in bytes: see ../DESIGN.md.
-		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+		// MinLZ where it is assembler, else Snappy: see ../DESIGN.md for what others cost.
+		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.FastestCompression }
 		// No bloom filters: what is asked for exists.
 		o.Levels[i].FilterPolicy = pebble.NoFilterPolicy
 	}

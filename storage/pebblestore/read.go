@@ -118,18 +118,17 @@ func (s *Store) items(ctx context.Context, kind byte, start, end uint64, fn func
 // readChunk reads at least one item from start, and at most to end.
 func (s *Store) readChunk(c *chunk, kind byte, start, end uint64) error {
 	c.reset()
-	// The row of start is the last that does not begin after it.
-	putKey(c.lower[:], kind, start/rowItems*rowItems)
-	putKey(c.seek[:], kind, start+1)
-	putKey(c.upper[:], kind, end)
+	// The row of start is the first that does not end before it.
+	putKey(c.lower[:], kind, start)
+	putKey(c.upper[:], kind, roundUp(end))
 	return s.tree.scan(c.lower[:], c.upper[:], func(it *pebble.Iterator) error {
 		next := start
-		for valid := it.SeekLT(c.seek[:]); valid; valid = it.Next() {
+		for valid := it.First(); valid; valid = it.Next() {
 			first, r, err := rowAt(it)
 			if err != nil {
 				return err
 			}
-			if first > next || first < next && next != start || first+uint64(r.n) <= next {
+			if first > next || first < next && next != start {
 				return fmt.Errorf("%w: row %x does not hold entry %d", storage.ErrCorrupt, it.Key(), next)
 			}
 			from, to := next-first, min(end-first, uint64(r.n))
@@ -149,7 +148,8 @@ func (s *Store) readChunk(c *chunk, kind byte, start, end uint64) error {
 
 // rowAt reads the row under an iterator.
 func rowAt(it *pebble.Iterator) (first uint64, r run, err error) {
-	if first, err = parseKey(it.Key()); err != nil {
+	last, err := parseKey(it.Key())
+	if err != nil {
 		return 0, r, err
 	}
 	value, err := it.ValueAndErr()
@@ -159,8 +159,8 @@ func rowAt(it *pebble.Iterator) (first uint64, r run, err error) {
 	if r, err = parseRun(value); err != nil {
 		return 0, r, fmt.Errorf("reading row %x: %w", it.Key(), err)
 	}
-	if uint64(r.n) > rowItems-first%rowItems {
+	if uint64(r.n) > last%rowItems+1 {
 		return 0, r, fmt.Errorf("%w: row %x has %d items", storage.ErrCorrupt, it.Key(), r.n)
 	}
-	return first, r, nil
+	return last + 1 - uint64(r.n), r, nil
 }

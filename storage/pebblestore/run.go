@@ -155,8 +155,8 @@ type chunk struct {
 	data []byte
 	// ends are where the items end in data; -1-end for an erased one.
 	ends []int
-	// lower, seek and upper are keys for the reading.
-	lower, seek, upper [keySize]byte
+	// lower and upper are the bounds of the reading.
+	lower, upper [keySize]byte
 }
 
 // A chunk that has reached one of these is handed out.

@@ -66,7 +66,7 @@ func setEntries(w *pebble.Batch, kind byte, b *storage.Batch, part func(e *stora
 			}
 		}
 		row := rest[:n]
-		setRow(w, newKey(kind, first), n, func(i int) ([]byte, bool) { return part(&row[i]), true })
+		setRow(w, newKey(kind, first+uint64(n)-1), n, func(i int) ([]byte, bool) { return part(&row[i]), true })
 		first, rest = first+uint64(n), rest[n:]
 	}
 }
@@ -87,7 +87,7 @@ func setNodes(w *pebble.Batch, nodes []storage.Node) {
 		for rest := level; len(rest) > 0; {
 			first := rest[0].Index
 			row := rest[:min(uint64(len(rest)), rowItems-first%rowItems)]
-			setRow(w, newKey(kindNodes+l, first), len(row), func(i int) ([]byte, bool) { return row[i].Hash[:], true })
+			setRow(w, newKey(kindNodes+l, row[len(row)-1].Index), len(row), func(i int) ([]byte, bool) { return row[i].Hash[:], true })
 			rest = rest[len(row):]
 		}
 	}
