@@ -97,6 +97,10 @@ type powerTest struct {
 	rng *rand.Rand
 	mem *vfs.MemFS
 	b   *storagetest.Builder
+	// Of the power losses one in every is looked at; seen counts them.
+	every, seen int
+	// pick chooses them; rng, used under mu, what a power loss leaves.
+	pick *rand.Rand
 
 	mu      sync.Mutex
 	at      progress
@@ -140,10 +144,28 @@ func (p *powerTest) work(commits int) {
 		if i%15 == 14 {
 			closeStore(t, s)
 			s = open(t, "a/store", opts)
+			p.look()
 		}
 	}
 	closeStore(t, s)
 	p.snapshot()
+	p.look()
+}
+
+// look opens the disks kept since it was called last, and lets go of them: all of them
+// together would take gigabytes.
+func (p *powerTest) look() {
+	p.mu.Lock()
+	crashes := p.crashes
+	p.crashes = nil
+	p.mu.Unlock()
+	for i := p.pick.IntN(p.every); i < len(crashes); i += p.every {
+		if p.pick.IntN(12) == 0 {
+			p.checkTwice(crashes[i])
+		}
+		p.check(crashes[i], crashes[i].fs)
+	}
+	p.seen += len(crashes)
 }
 
 func (p *powerTest) swap(s storage.Store) {
@@ -228,40 +250,36 @@ func (p *powerTest) erasedInFlight(s storage.Store, at progress) bool {
 // TestPowerLoss cuts the power before and after every sync of a workload, with some of
 // what was not synced on the disk, and finds everything that was acknowledged.
 func TestPowerLoss(t *testing.T) {
-	// Of the power losses one in every is looked at.
 	seeds, commits, every := 2, 45, 9
 	if os.Getenv("KEYTRAIL_LONG") != "" {
 		seeds, commits, every = 10, 120, 1
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
 			p := &powerTest{
-				t:   t,
-				rng: rng(int64(seed)),
-				mem: vfs.NewCrashableMem(),
-				b:   storagetest.NewBuilder(),
+				t:     t,
+				rng:   rng(int64(seed)),
+				pick:  rng(int64(seed)),
+				mem:   vfs.NewCrashableMem(),
+				b:     storagetest.NewBuilder(),
+				every: every,
 			}
 			p.work(commits)
-			t.Logf("%d power losses", len(p.crashes))
-			for i := p.rng.IntN(every); i < len(p.crashes); i += every {
-				if p.rng.IntN(12) == 0 {
-					p.checkTwice(p.crashes[i], every)
-				}
-				p.check(p.crashes[i], p.crashes[i].fs)
-			}
+			t.Logf("%d power losses", p.seen)
 		})
 	}
 }
 
 // checkTwice loses power again while the store is being opened.
-func (p *powerTest) checkTwice(c crash, every int) {
-	first := c.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: p.rng})
+func (p *powerTest) checkTwice(c crash) {
+	first := c.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: p.pick})
 	var mu sync.Mutex
 	var again []*vfs.MemFS
 	fsys := &syncFS{FS: first, around: func() {
 		mu.Lock()
 		defer mu.Unlock()
-		again = append(again, first.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: p.rng}))
+		again = append(again, first.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: p.pick}))
 	}}
 	s, err := pebblestore.Open("a/store", small(fsys))
 	if err == nil {
@@ -269,7 +287,7 @@ func (p *powerTest) checkTwice(c crash, every int) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		p.t.Fatalf("opening after a power loss at %+v: %v", c.at, err)
 	}
-	for i := p.rng.IntN(every); i < len(again); i += every {
+	for i := p.pick.IntN(p.every); i < len(again); i += p.every {
 		p.check(c, again[i])
 	}
 }

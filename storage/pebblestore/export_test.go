@@ -7,6 +7,18 @@ func (s *Store) Metrics() (tree, cells *pebble.Metrics) {
 	return s.tree.db.Metrics(), s.cells.db.Metrics()
 }
 
+// ChangeRow replaces or adds a row of the tree, or deletes it when items is nil, and leaves
+// the head as it is.
+func (s *Store) ChangeRow(kind byte, last uint64, items [][]byte) error {
+	w := s.tree.newBatch(0)
+	if items == nil {
+		_ = w.Delete(newKey(kind, last), nil)
+	} else {
+		_ = w.Set(newKey(kind, last), AppendRun(nil, items), nil)
+	}
+	return w.Commit(pebble.Sync)
+}
+
 // AppendRun appends a row of items, of which the nil ones are erased.
 func AppendRun(b []byte, items [][]byte) []byte {
 	length := func(i int) int {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,11 +16,17 @@ import (
 	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
+// roomyFS has much free space, which would let Pebble widen its merges.
+type roomyFS struct{ vfs.FS }
+
+func (roomyFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: 1 << 40, TotalBytes: 1 << 40}, nil
+}
+
 // TestTablesAreMoved sees that what a commit adds is written twice, to a log and to a
 // table, and that the table is not merged with others afterwards.
 func TestTablesAreMoved(t *testing.T) {
-	opts := small(vfs.NewMem())
-	s := create(t, "store", opts)
+	s := create(t, "store", small(roomyFS{vfs.NewMem()}))
 	b := storagetest.NewBuilder()
 	random := rand.NewChaCha8([32]byte{})
 	for i := range 900 {
@@ -165,4 +172,52 @@ func TestEraseWhileCommitting(t *testing.T) {
 	gone := func(i uint64) bool { return i < 1000 && i%100 < 2 || i == 990 }
 	storagetest.Check(t, s, b, gone)
 	closeStore(t, s)
+}
+
+// TestRowsAndHead changes rows behind the store's back: what lies beyond the head is found
+// when it is opened, and what is missing or ends early when it is read.
+func TestRowsAndHead(t *testing.T) {
+	ctx := context.Background()
+	x := [][]byte{make([]byte, storage.HashSize)}
+	for _, c := range []struct {
+		what  string
+		kind  byte
+		last  uint64
+		items [][]byte
+	}{
+		{"a leaf beyond the head", 'l', 600, x},
+		{"a payload beyond the head", 'p', 600, x},
+		{"a node beyond the head", 'A', 2, x},
+		{"a node of level 2 beyond the head", 'B', 0, x},
+		{"missing leaves", 'l', 255, nil},
+		{"missing payloads", 'p', 255, nil},
+		{"a missing node", 'A', 0, nil},
+		{"a row of leaves that begins too late", 'l', 255, x},
+		{"a row of payloads that begins too late", 'p', 255, x},
+		{"rows of leaves that overlap", 'l', 100, slices.Repeat(x, 101)},
+		{"an erased leaf", 'l', 299, [][]byte{nil}},
+	} {
+		opts := small(vfs.NewMem())
+		s := create(t, "store", opts)
+		b := storagetest.NewBuilder()
+		for range 2 {
+			if err := s.Commit(ctx, b.Batch(t, 300)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.ChangeRow(c.kind, c.last, c.items); err != nil {
+			t.Fatal(err)
+		}
+		closeStore(t, s)
+		s, err := pebblestore.Open("store", opts)
+		if err == nil {
+			nothing := func(uint64, []byte) error { return nil }
+			_, tileErr := s.Tile(ctx, 1, 0, 1)
+			err = errors.Join(s.Leaves(ctx, 0, 600, nothing), s.Payloads(ctx, 0, 600, nothing), tileErr)
+			closeStore(t, s)
+		}
+		if !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("%s: %v, want ErrCorrupt", c.what, err)
+		}
+	}
 }
