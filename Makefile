@@ -16,11 +16,15 @@ GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # How long `make fuzz` spends on each target.
 T ?= 60s
 
+# How long `make soak` kills, and how many operations it compares with the model.
+D     ?= 10m
+STEPS ?= 200000
+
 # Without a C compiler the result is the same: static programs, Go's own code throughout.
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash bench bench-plot bench-large bench-profile bench-check bench-witness bench-go cover demo check clean FORCE
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash soak bench bench-plot bench-large bench-profile bench-check bench-witness bench-go cover demo check clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -67,8 +71,12 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y iproute2; }
 	KEYTRAIL_NETNS=1 go test -count=1 -timeout 10m -v -run NetNS ./cmd/keytraild
 
-crash: ## run the long crash, power-loss and model tests
-	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power' ./...
+crash: ## kills, power loss, full and failing disks, flipped bits: all suites, long
+	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power|TwoServers|Copied|Paused' ./...
+
+soak: ## kill log and witnesses under load for D (10m), compare STEPS (200000) operations with a model
+	KEYTRAIL_SOAK=$(D) go test -count=1 -timeout 24h -v -run 'CrashStorm' ./cmd/keytraild
+	KEYTRAIL_STEPS=$(STEPS) go test -count=1 -timeout 24h -v -run 'ModelService' ./cmd/keytraild
 
 # What `make bench` and its sisters measure: rounds, seconds a cell, entries of the logs that
 # are read and checked, and parts (ONLY=appends,receipts,syncs,log; all when empty).

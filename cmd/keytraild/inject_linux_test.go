@@ -80,7 +80,9 @@ type injectCase struct {
 	errno, when string
 }
 
-func (c injectCase) String() string { return fmt.Sprintf("%s(%s) %s when=%s", c.call, c.kind, c.errno, c.when) }
+func (c injectCase) String() string {
+	return fmt.Sprintf("%s(%s) %s when=%s", c.call, c.kind, c.errno, c.when)
+}
 
 var (
 	quoted  = regexp.MustCompile(`[<"](/[^">]+)[>"]`)

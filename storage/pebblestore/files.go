@@ -110,6 +110,15 @@ func (f *storeFS) OpenDir(name string) (vfs.File, error) {
 // nothing to be merged with, and are moved to their level as they are if none is taken in.
 func (f *storeFS) GetDiskUsage(string) (vfs.DiskUsage, error) { return vfs.DiskUsage{}, nil }
 
+// Rename implements vfs.FS.
+func (f *storeFS) Rename(oldname, newname string) error {
+	err := f.FS.Rename(oldname, newname)
+	if err != nil {
+		f.tables.failed(err)
+	}
+	return err
+}
+
 // Unwrap implements vfs.FS.
 func (f *storeFS) Unwrap() vfs.FS { return f.FS }
 
