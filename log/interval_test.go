@@ -69,6 +69,54 @@ func TestMinInterval(t *testing.T) {
 	}
 }
 
+// TestBusyInterval has twenty entries come with every checkpoint, and then one with each
+// that takes 3 ms to prove: two checkpoints are 5 ms apart, however short the least interval is.
+func TestBusyInterval(t *testing.T) {
+	t.Run("many entries", func(t *testing.T) { testBusyInterval(t, 20, 0) })
+	t.Run("slow machine", func(t *testing.T) { testBusyInterval(t, 1, 3*time.Millisecond) })
+}
+
+func testBusyInterval(t *testing.T, entries int, slow time.Duration) {
+	const rounds = 20
+	s := storagetest.NewFaults(memstore.New())
+	l := logtest.Open(t, logtest.NewDir(t), s)
+	l.Append1(t, logtest.Event(0, "k"))
+	l.AwaitPublished(t, 1)
+	var begun []time.Time
+	appended := true
+	enough := make(chan struct{})
+	// The publisher reads the head, then tiles; only it does either.
+	s.Before(storagetest.OpHead, func(context.Context) {
+		begun, appended = append(begun, time.Now()), false
+		if len(begun) == rounds {
+			close(enough)
+		}
+	})
+	s.Before(storagetest.OpTile, func(ctx context.Context) {
+		if appended || len(begun) >= rounds {
+			return
+		}
+		appended = true
+		time.Sleep(slow)
+		var events []log.Event
+		for i := range entries {
+			events = append(events, logtest.Prepare(t, logtest.Event(len(begun)*entries+i+1, "k")))
+		}
+		if _, err := l.Append(ctx, "", events); err != nil {
+			t.Error(err)
+		}
+	})
+	l.Append1(t, logtest.Event(1, "k"))
+	<-enough
+	if err := l.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	// Some slack for the first, whose beginning is before its reading of the head.
+	if d := begun[rounds-1].Sub(begun[0]); d < (rounds-1)*45*time.Millisecond/10 {
+		t.Errorf("%d checkpoints in %v", rounds, d)
+	}
+}
+
 // waitBriefly waits for anything to be published.
 func waitBriefly(t *testing.T, l *log.Log) (uint64, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

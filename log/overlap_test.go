@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	"github.com/keytrail/keytrail/storage/memstore"
 	"github.com/keytrail/keytrail/storage/storagetest"
+	"github.com/keytrail/keytrail/witness/feed"
 )
 
 // overlapping is a log whose checkpoint of two entries is being stored and whose checkpoint of
@@ -46,6 +48,11 @@ func overlap(t *testing.T, prepare, then func(l *faultLog)) *overlapping {
 	prepare(l)
 	l.try(t, 1, 2)
 	<-entered
+	// A cosignature that comes late must not make the log wait for the store.
+	waitFor(t, "every witness for the first", func() bool {
+		return !slices.ContainsFunc(l.Witnesses(), func(s feed.Status) bool { return s.Size < 2 })
+	})
+	time.Sleep(5 * time.Millisecond) // in which the log hears of it
 	then(l)
 	l.try(t, 2, 3)
 	o := &overlapping{faultLog: l, witnesses: ws, release: release}

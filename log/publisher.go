@@ -40,12 +40,13 @@ type publisher struct {
 	log    *Log
 	prover *prove.Prover // caches nothing: what is signed has been read
 	proof  recentProof
-	feed   *feed.Feed // nil when the policy names no witness
-	cell   []byte     // content of the checkpoint cell, owned by run and by store while it runs
-	past   uint64     // size of the checkpoint that was published before the start
-	resign bool       // the checkpoint that was published before the start lacks a key's signature
-	asked  bool       // enough witnesses have said which size they cosigned last
-	warned bool       // that publication waits was logged
+	feed   *feed.Feed    // nil when the policy names no witness
+	cell   []byte        // content of the checkpoint cell, owned by run and by store while it runs
+	past   uint64        // size of the checkpoint that was published before the start
+	resign bool          // the checkpoint that was published before the start lacks a key's signature
+	asked  bool          // enough witnesses have said which size they cosigned last
+	warned bool          // that publication waits was logged
+	cost   time.Duration // what the last checkpoint took to be proven and signed
 	// newest is what is published or being stored, owned by run; signed is its note with the
 	// log's own signatures alone.
 	newest Published
@@ -168,6 +169,7 @@ func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin ti
 		err = p.log.cfg.Ledger.Advance(ledger.State{Size: head.Size, Root: head.Root})
 	}
 	signErr := <-signed
+	p.cost = time.Since(begin)
 	switch {
 	case err != nil:
 		return fmt.Errorf("publishing: %w", err)

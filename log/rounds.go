@@ -11,9 +11,10 @@ import (
 const stopPublishing = 2 * time.Second
 
 // busyInterval is the least time between two checkpoints when more than busyEntries wait for
-// the next one. A checkpoint costs as much time of a processor as appending some twenty
-// entries: where few come at a time it is what they wait for, where many come it would take
-// time from appending. busyEntries in DefaultMinInterval are 8,000 a second.
+// the next one, or when the machine is so busy that proving and signing takes half of it. A
+// checkpoint costs as much time of a processor as appending some twenty entries: where few come
+// at a time it is what they wait for, where many come it would take time from appending.
+// busyEntries in DefaultMinInterval are 8,000 a second.
 const (
 	busyInterval = 5 * time.Millisecond
 	busyEntries  = 16
@@ -68,7 +69,7 @@ func (p *publisher) rounds(ctx context.Context) error {
 
 // pace waits until a checkpoint may be signed after one that was begun at begin.
 func (p *publisher) pace(ctx context.Context, begin time.Time) (drained bool, err error) {
-	least := p.log.cfg.MinInterval
+	least := max(p.log.cfg.MinInterval, min(2*p.cost, busyInterval))
 	drained, err = p.await(ctx, begin.Add(least), nil, nil)
 	if drained || err != nil || least >= busyInterval || p.log.DurableSize()-p.newest.Size <= busyEntries {
 		return drained, err
