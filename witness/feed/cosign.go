@@ -102,10 +102,11 @@ func (f *Feed) Cosign(ctx context.Context, cp checkpoint.Checkpoint, note []byte
 	if err := c.collect(ctx, patience(first)); err != nil {
 		return nil, err
 	}
+	sigs := c.take()
 	if f.grace == 0 {
 		f.askSpare(c)
 	}
-	return c.take(), nil
+	return sigs, nil
 }
 
 // ask begins to ask witnesses.

@@ -38,7 +38,7 @@
 // them. The others are spare: asked when one of the first fails or takes long, else once the
 // quorum is met, for the newest checkpoint and every SpareInterval at most. What they answer
 // is in Gathered. So nobody waits for them, and under load they are not asked as often as the
-// log publishes.
+// log publishes. One that fails is asked again like every other.
 //
 // # What a witness can do
 //

@@ -87,36 +87,58 @@ func (c *call) askAll() {
 	c.spare = nil
 }
 
-// askSpare has the witnesses that are neither asked nor heard cosign a call's checkpoint in
-// the background, until the next call begins.
+// askSpare has the witnesses that have not cosigned a call's checkpoint do so in the
+// background, until the next call begins. One that is being asked may still fail, or not have
+// been asked at all when the quorum was met.
 func (f *Feed) askSpare(c *call) {
 	var ctx context.Context
 	ctx, f.endSpare = context.WithCancel(f.ctx)
 	for _, e := range f.endpoints {
-		if _, heard := c.problems[e]; !heard {
+		if !c.has(e) {
 			f.start(func() { e.serveSpare(ctx, c) })
 		}
 	}
 }
 
-// serveSpare asks one URL as soon as it is its turn again, unless ctx ends first.
+// has says whether a witness has cosigned, with one key at least.
+func (c *call) has(e *endpoint) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(e.members, func(m *member) bool { _, ok := c.sigs[m.index]; return ok })
+}
+
+// serveSpare asks one URL whenever it is its turn, until it has cosigned or ctx ends.
 func (e *endpoint) serveSpare(ctx context.Context, c *call) {
+	for !c.has(e) {
+		at, ok := e.turn(time.Now())
+		if !ok {
+			return
+		}
+		timer := time.NewTimer(time.Until(at))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		if !e.hold(ctx.Done()) {
+			return
+		}
+		// The request before this one may have succeeded or failed.
+		if !c.has(e) && e.askable(time.Now()) {
+			_ = e.request(c) // what was wrong stands in Status
+		}
+		e.release()
+	}
+}
+
+// turn returns when a spare witness may be asked, and whether it ever may.
+func (e *endpoint) turn(now time.Time) (time.Time, bool) {
 	e.mu.Lock()
-	turn := time.NewTimer(time.Until(e.asked.Add(SpareInterval)))
-	e.mu.Unlock()
-	defer turn.Stop()
-	select {
-	case <-turn.C:
-	case <-ctx.Done():
-		return
-	}
-	if !e.hold(ctx.Done()) {
-		return
-	}
-	defer e.release()
-	if e.askable(time.Now()) {
-		_ = e.request(c) // what was wrong stands in Status
-	}
+	defer e.mu.Unlock()
+	return slices.MaxFunc([]time.Time{
+		e.asked.Add(SpareInterval), e.backoff.until, e.budget.next(now),
+	}, time.Time.Compare), !e.excluded
 }
 
 // add keeps good lines, and tells of them when Cosign has returned.

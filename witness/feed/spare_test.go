@@ -3,11 +3,13 @@ package feed_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/keytrail/keytrail/proto/consistency"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/witness/feed"
 )
@@ -169,6 +171,51 @@ func TestQuickFirst(t *testing.T) {
 		}
 		if d := next(); d != 0 {
 			t.Errorf("with the first quick again a quorum took %v", d)
+		}
+	})
+}
+
+// TestSpareAgain has the spare witness fail while there is nothing new to cosign: it is asked
+// again after a while, not before, and what it cosigns then is added.
+func TestSpareAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := spares(t, 2)
+		s.w[2].always(503, "30", "")
+		s.cosign(t, f, 1, 2)
+		time.Sleep(30*time.Second - ms)
+		s.gathered(t, f, 1, 2)
+		if got := s.counts(); got != "1 1 1" {
+			t.Errorf("requests: %s", got)
+		}
+		s.w[2].mend()
+		time.Sleep(ms)
+		s.gathered(t, f, 1, 3)
+		time.Sleep(time.Hour)
+		if got := s.counts(); got != "1 1 2" {
+			t.Errorf("requests: %s", got)
+		}
+	})
+}
+
+// TestFirstFailsLate has one of the first answer with an error after the quorum was met without
+// it: it is asked again as a spare one is.
+func TestFirstFailsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, f := spares(t, 2)
+		s.w[0].set(func(w *fake) {
+			w.answer = func(n int, rw http.ResponseWriter, _ *http.Request, _ *consistency.Bundle) bool {
+				if n == 1 {
+					time.Sleep(10 * ms)
+					http.Error(rw, "no", http.StatusInternalServerError)
+				}
+				return n == 1
+			}
+		})
+		took(t, "the quorum", 5*ms, func() { s.cosign(t, f, 1, 2) })
+		time.Sleep(time.Second)
+		s.gathered(t, f, 1, 3)
+		if got := s.counts(); got != "2 1 1" {
+			t.Errorf("requests: %s", got)
 		}
 	})
 }
