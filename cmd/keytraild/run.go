@@ -40,7 +40,7 @@ import (
 
 // Deadlines of a clean stop.
 const (
-	stopCalls = 10 * time.Second
+	stopCalls = 5 * time.Second
 	stopHTTP  = 2 * time.Second
 )
 
@@ -198,7 +198,7 @@ func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Log
 		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Ledger: led,
 		Policy:      trust,
 		Witness:     feed.Config{Timeout: d.Config.Witness.Timeout, Grace: d.Config.Witness.Grace, PerDay: d.Config.Witness.PerDay},
-		MinInterval: d.Config.MinInterval, Refresh: d.Config.Refresh, MaxPending: d.Config.MaxPending, Logger: logger,
+		MinInterval: d.Config.MinInterval, Refresh: d.Config.Refresh, MaxPending: d.Config.MaxPending, Quota: d.Config.Quota.Rates(), Logger: logger,
 	})
 	if err != nil {
 		return err

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -42,6 +44,59 @@ type Config struct {
 	// MaxConnections is how many gRPC connections are open at a time; what comes beyond is
 	// closed at once. The limit of open files can make it less.
 	MaxConnections int `yaml:"max_connections"`
+	// Quota bounds what one tenant appends, beyond the share of the pool that keeps room
+	// for others at all times.
+	Quota Quota `yaml:"quota,omitempty"`
+}
+
+// Quota is how many events tenants may append.
+type Quota struct {
+	// PerSecond is how many a second a tenant may append in the long run, and Burst how
+	// many at once after a pause; 0 a second means no quota.
+	PerSecond float64 `yaml:"per_second"`
+	Burst     int     `yaml:"burst"`
+	// Tenants have their own instead.
+	Tenants map[string]TenantQuota `yaml:"tenants,omitempty"`
+}
+
+// TenantQuota is the quota of one tenant, as in Quota.
+type TenantQuota struct {
+	PerSecond float64 `yaml:"per_second"`
+	Burst     int     `yaml:"burst"`
+}
+
+// Rates returns what log.Config takes as Quota: nil when nobody has one.
+func (q Quota) Rates() func(tenant string) log.Rate {
+	if q.PerSecond == 0 && len(q.Tenants) == 0 {
+		return nil
+	}
+	return q.of
+}
+
+func (q Quota) of(tenant string) log.Rate {
+	if t, ok := q.Tenants[tenant]; ok {
+		return log.Rate(t)
+	}
+	return log.Rate{PerSecond: q.PerSecond, Burst: q.Burst}
+}
+
+// validate returns what is wrong and under which key.
+func (q Quota) validate(add func(key string, err error)) {
+	check := func(key string, r log.Rate) {
+		if !(r.PerSecond >= 0 && r.PerSecond <= 1e9) {
+			add(key+".per_second", fmt.Errorf("%v is not between 0 and 1e9", r.PerSecond))
+		}
+		if r.Burst < 0 || r.Burst > 1<<30 {
+			add(key+".burst", fmt.Errorf("%d is not between 0 and %d", r.Burst, 1<<30))
+		}
+	}
+	check("quota", q.of(""))
+	for _, tenant := range slices.Sorted(maps.Keys(q.Tenants)) {
+		if tenant == "" {
+			add("quota.tenants", errors.New("a tenant has no name"))
+		}
+		check("quota.tenants."+tenant, q.of(tenant))
+	}
 }
 
 // TLS names files in PEM, absolute or from the log's directory.
@@ -146,6 +201,7 @@ func (c Config) Validate() error {
 	if c.MaxConnections < 1 || c.MaxConnections > 1<<20 {
 		add("max_connections", fmt.Errorf("%d is not between 1 and %d", c.MaxConnections, 1<<20))
 	}
+	c.Quota.validate(add)
 	return errors.Join(errs...)
 }
 

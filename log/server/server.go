@@ -36,7 +36,7 @@ const maxStreams = 1024
 // Limits on connections that do nothing. A client whose connection is closed for idleness is
 // told so beforehand (GOAWAY), and opens another with its next call.
 const (
-	handshakeTimeout  = 10 * time.Second
+	handshakeTimeout  = 5 * time.Second
 	idleTimeout       = 15 * time.Minute
 	pingAfter         = time.Minute      // without a sign of life from the other end
 	pingTimeout       = 20 * time.Second // for its answer

@@ -55,8 +55,11 @@ func (s *Server) toStatus(ctx context.Context, err error) error {
 			Metadata: map[string]string{"index": strconv.FormatUint(conflict.Index, 10)},
 		})
 	case errors.Is(err, log.ErrOverloaded):
-		return withDetails(codes.ResourceExhausted, err.Error(),
-			&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+		after := retryAfter
+		if tenant, ok := errors.AsType[*log.OverloadError](err); ok {
+			after = max(after, tenant.RetryAfter)
+		}
+		return withDetails(codes.ResourceExhausted, err.Error(), &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 	case errors.Is(err, log.ErrUnpublished):
 		return status.Error(codes.OutOfRange, err.Error())
 	case errors.Is(err, log.ErrErased):
