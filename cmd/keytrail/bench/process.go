@@ -145,6 +145,9 @@ type ran struct {
 // output runs a program to its end.
 func output(ctx context.Context, exe string, args ...string) (ran, error) {
 	cmd := exec.CommandContext(ctx, exe, args...)
+	// A program that takes too long may have started servers, which it ends when it is told to.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopWait
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var r ran
