@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/keytrail/keytrail/proto/checkpoint"
@@ -70,42 +71,54 @@ func (r *Receipt) Append(b []byte) []byte {
 // of a receipt within the limits; the checkpoint is only checked to be there and to end
 // in a newline.
 func Parse(data []byte) (*Receipt, error) {
+	r := &Receipt{}
+	if err := r.Parse(data); err != nil {
+		return nil, err
+	}
+	r.Checkpoint = bytes.Clone(r.Checkpoint)
+	return r, nil
+}
+
+// Parse is the function Parse into the arrays of what r has held, for whoever reads many
+// receipts. Checkpoint becomes part of data. After an error r holds nothing of use.
+func (r *Receipt) Parse(data []byte) error {
+	extra, hashes := r.Extra[:0], r.Hashes[:0]
+	*r = Receipt{}
 	if len(data) > MaxSize {
-		return nil, fmt.Errorf("receipt: %d bytes are more than %d", len(data), MaxSize)
+		return fmt.Errorf("receipt: %d bytes are more than %d", len(data), MaxSize)
 	}
 	first, rest, err := line.Cut(data)
 	if err != nil || string(first) != header {
-		return nil, errors.New("receipt: first line is not " + header)
+		return errors.New("receipt: first line is not " + header)
 	}
-	r := &Receipt{}
 	first, rest, err = line.Cut(rest)
 	if err == nil && bytes.HasPrefix(first, []byte("extra ")) {
-		if r.Extra, err = parseExtra(first[len("extra "):]); err == nil {
+		if r.Extra, err = parseExtra(extra, first[len("extra "):]); err == nil {
 			first, rest, err = line.Cut(rest)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("receipt: %w", err)
+		return fmt.Errorf("receipt: %w", err)
 	}
 	digits, ok := bytes.CutPrefix(first, []byte("index "))
 	if !ok {
-		return nil, errors.New("receipt: no index line")
+		return errors.New("receipt: no index line")
 	}
 	if r.Index, err = line.ParseDecimal(digits); err != nil {
-		return nil, fmt.Errorf("receipt: index: %w", err)
+		return fmt.Errorf("receipt: index: %w", err)
 	}
-	if r.Hashes, rest, err = line.CutHashes(rest); err != nil {
-		return nil, fmt.Errorf("receipt: inclusion proof, hash %d: %w", len(r.Hashes)+1, err)
+	if r.Hashes, rest, err = line.AppendCutHashes(hashes, rest); err != nil {
+		return fmt.Errorf("receipt: inclusion proof, hash %d: %w", len(r.Hashes)+1, err)
 	}
 	if err := checkNote(rest); err != nil {
-		return nil, err
+		return err
 	}
-	r.Checkpoint = bytes.Clone(rest)
-	return r, nil
+	r.Checkpoint = rest
+	return nil
 }
 
-func parseExtra(b64 []byte) ([]byte, error) {
-	extra, err := line.ParseBase64(b64)
+func parseExtra(into, b64 []byte) ([]byte, error) {
+	extra, err := line.AppendParsed(slices.Grow(into, base64.StdEncoding.DecodedLen(len(b64))), b64)
 	if err != nil {
 		return nil, fmt.Errorf("extra data: %w", err)
 	}

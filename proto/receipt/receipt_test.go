@@ -162,6 +162,10 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte("c2sp.org/tlog-proof@v1\nindex 00\n\n\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		again := receipt.Receipt{Index: 9, Hashes: hashes(5), Extra: []byte("what was there before")}
+		if err := again.Parse(data); (err == nil) && !bytes.Equal(again.Append(nil), data) {
+			t.Errorf("%q is read into another one and written as %q", data, again.Append(nil))
+		}
 		r, err := receipt.Parse(data)
 		if err != nil {
 			return

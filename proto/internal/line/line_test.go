@@ -69,3 +69,20 @@ func TestCutHashes(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseBase64 compares with encoding/base64, which skips line breaks.
+func FuzzParseBase64(f *testing.F) {
+	for _, s := range []string{"", "A", "AA==", "AAA=", "AAAA", "AB==", "AAB=", "AA=A", "A===", "====", "AAAA====", "AA==AA==", "AAAAAA==", "+/+/", "-_-_", "AA\n=="} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		want, wantErr := base64.StdEncoding.Strict().DecodeString(string(b))
+		if bytes.ContainsAny(b, "\r\n") {
+			wantErr = line.ErrBase64
+		}
+		got, err := line.ParseBase64(b)
+		if (err != nil) != (wantErr != nil) || (err == nil && !bytes.Equal(got, want)) {
+			t.Errorf("%q is read as %x, %v; want %x, %v", b, got, err, want, wantErr)
+		}
+	})
+}
