@@ -136,7 +136,7 @@ func TestAgeIsSaid(t *testing.T) {
 	l := newLog(t, origin, 3)
 	w := key(t, "witness.example", checkpoint.TypeMLDSA44, 0x61)
 	p := l.policy()
-	r, err := verify.Receipt(l.receipt(1, 3).Append(nil), p)
+	r, err := receiptVerdict(t, l.receipt(1, 3).Append(nil), p)
 	wantVerified(t, r, err)
 	if err := r.CheckAge(signedAt, time.Hour, p); err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestAgeIsSaid(t *testing.T) {
 	}
 	p.Witnesses = []policy.Witness{{Name: "w", Key: w.VerifierKey()}}
 	p.Quorum = "w"
-	r, err = verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w).Append(nil), p)
+	r, err = receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w).Append(nil), p)
 	wantVerified(t, r, err)
 	if err := r.CheckAge(signedAt, time.Hour, p); err != nil {
 		t.Fatal(err)

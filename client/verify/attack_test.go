@@ -26,7 +26,7 @@ func TestAttackAlteredRecord(t *testing.T) {
 		t.Fatal("nothing was altered")
 	}
 	rec.Extra = altered
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	e := wantTampered(t, r, err, verify.KindInclusion)
 	if len(e.Proof) != len(rec.Hashes) || !bytes.Equal(e.File, rec.Append(nil)) {
 		t.Error("evidence lacks the proof or the receipt")
@@ -39,7 +39,7 @@ func TestAttackAlteredLeaf(t *testing.T) {
 	l := newLog(t, origin, 5)
 	rec := l.receipt(3, 5)
 	rec.Extra[0] ^= 1
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindInclusion)
 }
 
@@ -48,16 +48,16 @@ func TestAttackAlteredProof(t *testing.T) {
 	for i := range l.receipt(3, 5).Hashes {
 		rec := l.receipt(3, 5)
 		rec.Hashes[i][7] ^= 1
-		r, err := verify.Receipt(rec.Append(nil), l.policy())
+		r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 		wantTampered(t, r, err, verify.KindInclusion)
 	}
 	rec := l.receipt(3, 5)
 	rec.Hashes = rec.Hashes[1:]
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindInclusion)
 	rec = l.receipt(3, 5)
 	rec.Hashes = append(rec.Hashes, [32]byte{})
-	r, err = verify.Receipt(rec.Append(nil), l.policy())
+	r, err = receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindInclusion)
 }
 
@@ -68,7 +68,7 @@ func TestAttackWrongIndex(t *testing.T) {
 		if rec.Index = index; index == 3 {
 			continue
 		}
-		r, err := verify.Receipt(rec.Append(nil), l.policy())
+		r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 		kind := verify.KindInclusion
 		if index >= 5 {
 			kind = verify.KindIndexBeyondTree
@@ -77,7 +77,7 @@ func TestAttackWrongIndex(t *testing.T) {
 	}
 	rec := l.receipt(3, 5)
 	rec.Index = 1<<64 - 1
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindIndexBeyondTree)
 }
 
@@ -86,7 +86,7 @@ func TestAttackWrongIndex(t *testing.T) {
 func TestAttackLogMovesRecord(t *testing.T) {
 	l := newLog(t, origin, 3)
 	l.append(l.payload(l.record(7)))
-	r, err := verify.Receipt(l.receipt(3, 4).Append(nil), l.policy())
+	r, err := receiptVerdict(t, l.receipt(3, 4).Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindRecordIndex)
 }
 
@@ -121,7 +121,7 @@ func TestAttackLogCommitsToRubbish(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLog(t, origin, 0)
 			l.append(payload(l))
-			r, err := verify.Receipt(l.receipt(0, 1).Append(nil), l.policy())
+			r, err := receiptVerdict(t, l.receipt(0, 1).Append(nil), l.policy())
 			wantTampered(t, r, err, verify.KindRecord)
 		})
 	}
@@ -134,7 +134,7 @@ func TestNewerRecord(t *testing.T) {
 	p := l.payload(l.record(0))
 	p = protowire.AppendTag(p, 17, protowire.BytesType)
 	l.append(protowire.AppendString(p, "a finding"))
-	r, err := verify.Receipt(l.receipt(0, 1).Append(nil), l.policy())
+	r, err := receiptVerdict(t, l.receipt(0, 1).Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonNewer)
 
 	l = newLog(t, origin, 0)
@@ -143,7 +143,7 @@ func TestNewerRecord(t *testing.T) {
 	rec.KeyEvent = protowire.AppendTag(rec.KeyEvent, 500, protowire.VarintType)
 	rec.KeyEvent = protowire.AppendVarint(rec.KeyEvent, 1)
 	l.append(l.payload(rec))
-	r, err = verify.Receipt(l.receipt(0, 1).Append(nil), l.policy())
+	r, err = receiptVerdict(t, l.receipt(0, 1).Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonNewer)
 }
 
@@ -154,34 +154,34 @@ func TestAttackWrongOrigin(t *testing.T) {
 	c.Origin = "other.example/keys"
 	rec := l.receipt(3, 5)
 	rec.Checkpoint = l.sign(c)
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonUnknownLog)
 
 	// The same with another log of the policy: its keys did not sign.
 	other := newLog(t, "other.example/keys", 1)
 	p := l.policy()
 	p.Logs = append(p.Logs, other.policy().Logs...)
-	r, err = verify.Receipt(rec.Append(nil), p)
+	r, err = receiptVerdict(t, rec.Append(nil), p)
 	wantUnverifiable(t, r, err, verify.ReasonNoSignature)
 
 	// The origin line of a true note replaced.
 	rec.Checkpoint = bytes.Replace(l.sign(l.checkpoint(5)), []byte(origin+"\n5"), []byte("other.example/keys\n5"), 1)
-	r, err = verify.Receipt(rec.Append(nil), p)
+	r, err = receiptVerdict(t, rec.Append(nil), p)
 	wantTampered(t, r, err, verify.KindLogSignature)
 }
 
 func TestAttackReceiptOfAnotherLog(t *testing.T) {
 	l, other := newLog(t, origin, 5), newLog(t, "other.example/keys", 5)
-	r, err := verify.Receipt(other.receipt(3, 5).Append(nil), l.policy())
+	r, err := receiptVerdict(t, other.receipt(3, 5).Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonUnknownLog)
-	r, err = verify.Receipt(l.receipt(3, 5).Append(nil), &policy.Policy{Quorum: policy.None})
+	r, err = receiptVerdict(t, l.receipt(3, 5).Append(nil), &policy.Policy{Quorum: policy.None})
 	wantUnverifiable(t, r, err, verify.ReasonUnknownLog)
 
 	// The proof of one log under the checkpoint of another.
 	foreign := newLog(t, "other.example/keys", 6)
 	rec := foreign.receipt(3, 5)
 	rec.Checkpoint = l.sign(checkpoint.Checkpoint{Origin: origin, Size: 5, Root: [32]byte{1}})
-	r, err = verify.Receipt(rec.Append(nil), l.policy())
+	r, err = receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindInclusion)
 }
 
@@ -190,7 +190,7 @@ func TestAttackForgedSignature(t *testing.T) {
 	for _, k := range []*checkpoint.SignerKey{l.ed, l.pq} {
 		rec := l.receipt(3, 5)
 		rec.Checkpoint = forge(t, rec.Checkpoint, k.VerifierKey())
-		r, err := verify.Receipt(rec.Append(nil), l.policy())
+		r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 		wantTampered(t, r, err, verify.KindLogSignature)
 	}
 	// Another root under true signatures.
@@ -200,16 +200,16 @@ func TestAttackForgedSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec.Checkpoint = checkpoint.AppendNote(nil, l.checkpoint(4), sigs)
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindLogSignature)
 	// An attacker's own keys under the log's name.
 	stranger := key(t, origin, checkpoint.TypeEd25519, 0x77)
-	r, err = verify.Receipt(l.receipt(3, 5, stranger).Append(nil), l.policy())
+	r, err = receiptVerdict(t, l.receipt(3, 5, stranger).Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonNoSignature)
 	// A good signature does not make up for a forged one.
 	rec = l.receipt(3, 5, l.ed)
 	rec.Checkpoint = append(rec.Checkpoint, firstLine(t, forge(t, l.sign(l.checkpoint(5)), l.ed.VerifierKey()))...)
-	r, err = verify.Receipt(rec.Append(nil), l.policy())
+	r, err = receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindLogSignature)
 }
 
@@ -227,21 +227,21 @@ func TestAttackMissingSignature(t *testing.T) {
 	l := newLog(t, origin, 5)
 	rec := l.receipt(3, 5)
 	rec.Checkpoint = append(l.checkpoint(5).Text(), '\n')
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonMalformed)
 	rec.Checkpoint = l.checkpoint(5).Text()
-	r, err = verify.Receipt(rec.Append(nil), l.policy())
+	r, err = receiptVerdict(t, rec.Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonMalformed)
 	// Only a signature of a key that nobody knows.
 	stranger := key(t, "stranger.example", checkpoint.TypeEd25519, 0x77)
-	r, err = verify.Receipt(l.receipt(3, 5, stranger).Append(nil), l.policy())
+	r, err = receiptVerdict(t, l.receipt(3, 5, stranger).Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonNoSignature)
 }
 
 func TestAttackDuplicateSignatures(t *testing.T) {
 	l := newLog(t, origin, 5)
 	stranger := key(t, "stranger.example", checkpoint.TypeEd25519, 0x77)
-	r, err := verify.Receipt(l.receipt(3, 5, l.ed, l.ed, stranger, l.ed).Append(nil), l.policy())
+	r, err := receiptVerdict(t, l.receipt(3, 5, l.ed, l.ed, stranger, l.ed).Append(nil), l.policy())
 	wantVerified(t, r, err)
 	if c := r.Checkpoint; len(c.LogKeys) != 1 || len(c.MissingLogKeys) != 1 || c.Ignored != 3 {
 		t.Errorf("signed %d, missing %d, ignored %d", len(c.LogKeys), len(c.MissingLogKeys), c.Ignored)
@@ -257,7 +257,7 @@ func TestAttackExtensionLine(t *testing.T) {
 			rec := l.receipt(3, 5, keys...)
 			text := l.checkpoint(5).Text()
 			rec.Checkpoint = bytes.Replace(rec.Checkpoint, text, append(text, ext...), 1)
-			r, err := verify.Receipt(rec.Append(nil), l.policy())
+			r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 			if t.Run(name, func(t *testing.T) { wantTampered(t, r, err, verify.KindExtension) }); t.Failed() {
 				t.Fatalf("extension %q", ext)
 			}
@@ -276,7 +276,7 @@ func TestAttackNoRecord(t *testing.T) {
 	l := newLog(t, origin, 5)
 	rec := l.receipt(3, 5)
 	rec.Extra = nil
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantUnverifiable(t, r, err, verify.ReasonNoRecord)
 }
 
@@ -288,7 +288,7 @@ func TestAttackInnerNodeAsLeaf(t *testing.T) {
 	rec.Extra = append(append([]byte(nil), l.tree.LeafHash(2)...), l.tree.LeafHash(3)...)
 	rec.Hashes = rec.Hashes[1:]
 	rec.Index = 1
-	r, err := verify.Receipt(rec.Append(nil), l.policy())
+	r, err := receiptVerdict(t, rec.Append(nil), l.policy())
 	wantTampered(t, r, err, verify.KindInclusion)
 }
 
@@ -296,7 +296,7 @@ func TestAttackTruncated(t *testing.T) {
 	l := newLog(t, origin, 5)
 	whole := l.receipt(3, 5).Append(nil)
 	for n := range whole {
-		r, err := verify.Receipt(whole[:n], l.policy())
+		r, err := receiptVerdict(t, whole[:n], l.policy())
 		verdict(t, r, err)
 		if err != nil {
 			continue
@@ -346,7 +346,7 @@ func TestAttackFlippedByte(t *testing.T) {
 		for _, mask := range []byte{0x01, 0x20, 0x80} {
 			bad := bytes.Clone(whole)
 			bad[i] ^= mask
-			r, err := verify.Receipt(bad, l.policy())
+			r, err := receiptVerdict(t, bad, l.policy())
 			verdict(t, r, err)
 			if err == nil && (i < at || len(r.Checkpoint.MissingLogKeys) != 1 || r.Checkpoint.Ignored != 1) {
 				t.Fatalf("verified although byte %d was changed from %q to %q", i, whole[i], bad[i])
@@ -383,7 +383,7 @@ func TestAttackGarbage(t *testing.T) {
 		"a megabyte":          whole + strings.Repeat("x\n", 1<<19),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := verify.Receipt([]byte(data), l.policy())
+			r, err := receiptVerdict(t, []byte(data), l.policy())
 			wantUnverifiable(t, r, err, verify.ReasonMalformed)
 		})
 	}

@@ -16,7 +16,7 @@ func TestProvenByReceipt(t *testing.T) {
 	p := l.policy()
 	p.Witnesses = []policy.Witness{{Name: "w", Key: w.VerifierKey()}}
 	p.Quorum = "w"
-	r, err := verify.Receipt(l.receipt(3, 5, l.ed, w).Append(nil), p)
+	r, err := receiptVerdict(t, l.receipt(3, 5, l.ed, w).Append(nil), p)
 	wantVerified(t, r, err)
 	want := []string{
 		"The record is entry 3 of the log log.example/keys, in its tree of 5 entries with the root da25005ba9d1427fdbf91aaf4807264278f05a12393bab490f4b0df475a68e5e.",

@@ -142,7 +142,7 @@ func checkVector(t *testing.T, v vector) {
 	}
 	var r *verify.Result
 	if v.Receipt != "" {
-		r, err = verify.Receipt([]byte(v.Receipt), p)
+		r, err = receiptVerdict(t, []byte(v.Receipt), p)
 	} else {
 		r, err = verify.Consistency([]byte(v.Bundle), []byte(v.Earlier), p)
 	}

@@ -7,7 +7,8 @@
 // needed is missing, and nothing is said about what the file claims. There is no other
 // kind of error, and no Result with one.
 //
-// Pure functions without a clock; safe for concurrent use. The package is trusted never
+// There is no clock, and all of it is safe for concurrent use: pure functions, and
+// Verifier, which does what they do for many receipts. The package is trusted never
 // to say "verified" of what the policy's keys did not sign. It trusts the policy that it
 // is given; the log, its operator and whoever handed over the file it does not trust.
 package verify
@@ -44,11 +45,16 @@ func Checkpoint(note []byte, p *policy.Policy) (*Signed, error) {
 // Checkpoint does, that the record in the receipt is the entry at its index in that tree,
 // and that the record can be read and says the same index.
 func Receipt(data []byte, p *policy.Policy) (*Result, error) {
+	return verifyReceipt(data, func(note []byte) (*Signed, error) { return Checkpoint(note, p) })
+}
+
+// verifyReceipt is Receipt, with what the function Checkpoint does as a parameter.
+func verifyReceipt(data []byte, checkpoint func(note []byte) (*Signed, error)) (*Result, error) {
 	r, err := receipt.Parse(data)
 	if err != nil {
 		return nil, unverifiable(ReasonMalformed, "%v", err)
 	}
-	s, err := Checkpoint(r.Checkpoint, p)
+	s, err := checkpoint(r.Checkpoint)
 	if err != nil {
 		return nil, addProof(err, r.Hashes, data)
 	}

@@ -80,7 +80,7 @@ func TestReceiptVerifies(t *testing.T) {
 	l := newLog(t, origin, 11)
 	for size := uint64(1); size <= 11; size++ {
 		for index := range size {
-			r, err := verify.Receipt(l.receipt(index, size).Append(nil), l.policy())
+			r, err := receiptVerdict(t, l.receipt(index, size).Append(nil), l.policy())
 			wantVerified(t, r, err)
 			c, e := r.Checkpoint, r.Entry
 			if c.Checkpoint != l.checkpoint(size) || e.Index != index || e.Record.Index != index || e.Record.KeySequence != index+1 {
@@ -121,7 +121,7 @@ func TestStrippedSignature(t *testing.T) {
 	l := newLog(t, origin, 3)
 	for _, keys := range [][2]*checkpoint.SignerKey{{l.ed, l.pq}, {l.pq, l.ed}} {
 		kept, stripped := keys[0], keys[1]
-		r, err := verify.Receipt(l.receipt(1, 3, kept).Append(nil), l.policy())
+		r, err := receiptVerdict(t, l.receipt(1, 3, kept).Append(nil), l.policy())
 		wantVerified(t, r, err)
 		if m := r.Checkpoint.MissingLogKeys; len(m) != 1 || !m[0].Equal(stripped.VerifierKey()) {
 			t.Errorf("missing keys: %v", m)
@@ -143,7 +143,7 @@ func TestWitnesses(t *testing.T) {
 	p.Quorum = "two-of"
 
 	t.Run("quorum met", func(t *testing.T) {
-		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w1, w2).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w1, w2).Append(nil), p)
 		wantVerified(t, r, err)
 		c := r.Checkpoint
 		if len(c.Cosignatures) != 2 || c.Cosignatures[0].Witness != "one" || !c.Cosignatures[1].Time.Equal(signedAt) || len(c.MissingWitnesses) != 1 {
@@ -151,18 +151,18 @@ func TestWitnesses(t *testing.T) {
 		}
 	})
 	t.Run("too few", func(t *testing.T) {
-		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w3).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w3).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonQuorum)
 		if !strings.Contains(err.Error(), "one, two") {
 			t.Errorf("missing witnesses are not named: %v", err)
 		}
 	})
 	t.Run("one twice", func(t *testing.T) {
-		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w3, w3, w3).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w3, w3, w3).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonQuorum)
 	})
 	t.Run("repeats are counted once", func(t *testing.T) {
-		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w1, w2, w1).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w1, w2, w1).Append(nil), p)
 		wantVerified(t, r, err)
 		if c := r.Checkpoint; len(c.Cosignatures) != 2 || c.Ignored != 1 {
 			t.Errorf("cosignatures %+v, ignored %d", c.Cosignatures, c.Ignored)
@@ -178,18 +178,18 @@ func TestWitnesses(t *testing.T) {
 		wantUnverifiable(t, r, err, verify.ReasonQuorum)
 	})
 	t.Run("witnesses without the log", func(t *testing.T) {
-		r, err := verify.Receipt(l.receipt(1, 3, w1, w2, w3).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, w1, w2, w3).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonNoSignature)
 	})
 	t.Run("unknown witness of a known name", func(t *testing.T) {
 		stranger := key(t, "witness.example/1", checkpoint.TypeMLDSA44, 0x71)
-		r, err := verify.Receipt(l.receipt(1, 3, l.ed, l.pq, w2, stranger).Append(nil), p)
+		r, err := receiptVerdict(t, l.receipt(1, 3, l.ed, l.pq, w2, stranger).Append(nil), p)
 		wantUnverifiable(t, r, err, verify.ReasonQuorum)
 	})
 	t.Run("forged cosignature", func(t *testing.T) {
 		rec := l.receipt(1, 3, l.ed, l.pq, w1, w2)
 		rec.Checkpoint = forge(t, rec.Checkpoint, w2.VerifierKey())
-		r, err := verify.Receipt(rec.Append(nil), p)
+		r, err := receiptVerdict(t, rec.Append(nil), p)
 		wantTampered(t, r, err, verify.KindCosignature)
 	})
 	t.Run("cosignature of another tree", func(t *testing.T) {
@@ -199,7 +199,7 @@ func TestWitnesses(t *testing.T) {
 			t.Fatal(err)
 		}
 		rec.Checkpoint = sigs[0].Append(rec.Checkpoint)
-		r, err := verify.Receipt(rec.Append(nil), p)
+		r, err := receiptVerdict(t, rec.Append(nil), p)
 		wantTampered(t, r, err, verify.KindCosignature)
 	})
 }
