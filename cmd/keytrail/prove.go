@@ -17,7 +17,6 @@ import (
 	"github.com/keytrail/keytrail/proto/consistency"
 	"github.com/keytrail/keytrail/proto/keytrail/v1/rpc"
 	"github.com/keytrail/keytrail/proto/policy"
-	"github.com/keytrail/keytrail/proto/receipt"
 )
 
 // outputFlag adds -o to a command.
@@ -172,40 +171,6 @@ func loadPolicy(path string) (*policy.Policy, error) {
 	return p, nil
 }
 
-func (a *app) verifyReceipt() *cobra.Command {
-	var f verifyFlags
-	cmd := &cobra.Command{
-		Use:     "receipt FILE… --policy FILE",
-		Short:   "verify receipts",
-		Example: `  keytrail verify receipt destroyed.tlog-proof --policy policy`,
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := f.load()
-			if err != nil {
-				return err
-			}
-			v := verdicts{app: a, out: cmd.OutOrStdout(), flags: &f}
-			for _, path := range args {
-				b, err := readInput(path, receipt.MaxSize)
-				if err != nil {
-					v.unreadable(path, err)
-					continue
-				}
-				res, err := verify.Receipt(b, p)
-				if err == nil {
-					err = f.checkAge(res, p)
-				}
-				if err := v.add(path, res, err); err != nil {
-					return err
-				}
-			}
-			return v.end()
-		},
-	}
-	f.register(cmd)
-	return cmd
-}
-
 func (a *app) verifyConsistency() *cobra.Command {
 	var f verifyFlags
 	var from string
@@ -248,10 +213,11 @@ func (a *app) verifyConsistency() *cobra.Command {
 
 // verdicts prints verdicts and remembers the worst.
 type verdicts struct {
-	app                    *app
-	out                    io.Writer
-	flags                  *verifyFlags
-	tampered, unverifiable int
+	app   *app
+	out   io.Writer
+	flags *verifyFlags
+	// verified counts what check was given.
+	verified, tampered, unverifiable int
 }
 
 // verdict is what --json prints for one file.
@@ -268,6 +234,18 @@ type verdict struct {
 func (v *verdicts) unreadable(path string, err error) {
 	v.unverifiable++
 	v.print(verdict{File: path, Verdict: "unverifiable", Kind: string(verify.ReasonMalformed), Detail: err.Error()})
+}
+
+// check adds the verdict on a receipt of which nothing is printed when it is good.
+func (v *verdicts) check(path string, s *verify.Signed, p *policy.Policy, err error) error {
+	if err == nil && v.flags.ageSet() {
+		_, err = s.CheckAge(time.Now(), v.flags.maxAge, p)
+	}
+	if err == nil {
+		v.verified++
+		return nil
+	}
+	return v.add(path, nil, err)
 }
 
 func (v *verdicts) add(path string, res *verify.Result, err error) error {
