@@ -2,15 +2,42 @@ package prove
 
 import (
 	"sync"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
+
+// recentEntries is how many entries at the end of the tree have all nodes over them kept
+// ready, 2.2 MiB: receipts are mostly asked for when an event is new.
+const recentEntries = 1 << 15
 
 // cache keeps nodes of complete subtrees. It is bounded by pages: each stands for 65,536
 // entries, with a page of groups and a tile of level 1; of the tiles above there are few.
 type cache struct {
 	pages *lru.Cache[uint64, *page]
 	tiles *lru.Cache[tileID, *nodes]
+	// recentGroups and recentTiles are by number, modulo their length. What they point to
+	// is never changed.
+	recentGroups [recentEntries / groupWidth]atomic.Pointer[group]
+	recentTiles  [recentEntries / tileWidth]atomic.Pointer[lowTile]
+}
+
+// group returns what is kept in a group's place: that group, another one, or nil.
+func (c *cache) group(number uint64) *group {
+	return c.recentGroups[number%uint64(len(c.recentGroups))].Load()
+}
+
+func (c *cache) keepGroup(g *group) {
+	c.recentGroups[g.number%uint64(len(c.recentGroups))].Store(g)
+}
+
+// lowTile returns what is kept in a tile's place.
+func (c *cache) lowTile(number uint64) *lowTile {
+	return c.recentTiles[number%uint64(len(c.recentTiles))].Load()
+}
+
+func (c *cache) keepLowTile(t *lowTile) {
+	c.recentTiles[t.number%uint64(len(c.recentTiles))].Store(t)
 }
 
 func newCache(pages int) *cache {

@@ -27,12 +27,14 @@ type walk struct {
 	size  uint64
 	proof []Hash
 
-	// group holds the complete nodes of heights 0 to 4 over the leaves of one group.
-	group subtree[[2 * groupWidth]Hash]
-	// tile holds the complete nodes of heights 5 to 7 of one tile of level 0.
-	tile subtree[[2 * groups]Hash]
+	// group and tile were read last; they are ownGroup and ownTile, or shared and not to be
+	// changed.
+	group    *group
+	tile     *lowTile
+	ownGroup group
+	ownTile  lowTile
 	// row holds the leaf hashes of the tile of level 0 that was read last.
-	row subtree[[tileWidth]Hash]
+	row row
 	// upper holds the tiles of level 1 and above, by level.
 	upper [tileHeight]struct {
 		index uint64
@@ -40,10 +42,19 @@ type walk struct {
 	}
 	edge *edge
 
-	// take is takeLeaf, which fills taken.
-	take  func(uint64, []byte) error
-	taken int
+	// take is takeLeaf, which fills the first taken nodes of filling.
+	take    func(uint64, []byte) error
+	filling *group
+	taken   int
 }
+
+// group holds the complete nodes of heights 0 to 4 over 32 leaves, lowTile those of heights
+// 5 to 7 of a tile of level 0, row its leaf hashes.
+type (
+	group   = subtree[[2 * groupWidth]Hash]
+	lowTile = subtree[[2 * groups]Hash]
+	row     = subtree[[tileWidth]Hash]
+)
 
 // subtree holds rows of nodes, the lowest first and the others behind it.
 type subtree[A any] struct {
@@ -54,10 +65,16 @@ type subtree[A any] struct {
 	nodes  A
 }
 
+// is says whether s is a subtree with at least n nodes in its lowest row; s may be nil.
+func (s *subtree[A]) is(number uint64, n int) bool {
+	return s != nil && s.number == number && s.n >= n && n > 0
+}
+
 func (p *Prover) walk(size uint64) *walk {
 	w := p.walks.Get().(*walk)
 	w.size, w.edge = size, nil
-	w.group.n, w.tile.n, w.row.n = 0, 0, 0
+	w.group, w.tile, w.row.n = &w.ownGroup, &w.ownTile, 0
+	w.ownGroup.n, w.ownTile.n = 0, 0
 	for i := range w.upper {
 		w.upper[i].nodes = nil
 	}
@@ -191,38 +208,65 @@ func fold(nodes []Hash, n int) {
 	}
 }
 
+// recent says whether an entry is one of those that are asked for most: their nodes are
+// kept ready.
+func (w *walk) recent(entry uint64) bool {
+	return w.p.cache != nil && entry+recentEntries > w.size
+}
+
 // loadGroup makes a group the one that is held.
 func (w *walk) loadGroup(ctx context.Context, number uint64) error {
-	if w.group.n > 0 && w.group.number == number {
+	start := number * groupWidth
+	n := int(min(w.size-start, groupWidth))
+	if w.group.is(number, n) {
 		return nil
+	}
+	recent := w.recent(start)
+	if recent {
+		if g := w.p.cache.group(number); g.is(number, n) {
+			w.group = g
+			return nil
+		}
 	}
 	// When the nodes over the group are not known either, the tile is read for both.
 	tile := number / groups
 	if err := w.loadTile(ctx, tile); err != nil {
 		return err
 	}
-	start := number * groupWidth
-	n := int(min(w.size-start, groupWidth))
-	w.group.n = 0
-	if w.row.n > 0 && w.row.number == tile {
-		copy(w.group.nodes[:n], w.row.nodes[start%tileWidth:])
-	} else {
-		w.taken = 0
-		if err := w.p.source.Leaves(ctx, start, start+uint64(n), w.take); err != nil {
-			return fmt.Errorf("reading leaves %d to %d: %w", start, start+uint64(n), err)
-		}
-		if w.taken != n {
-			return fmt.Errorf("reading leaves %d to %d: %w: there are %d", start, start+uint64(n), storage.ErrCorrupt, w.taken)
-		}
+	g := &w.ownGroup
+	if recent {
+		g = new(group)
 	}
-	fold(w.group.nodes[:], n)
-	w.group.number, w.group.n = number, n
+	g.n = 0
+	if w.row.n > 0 && w.row.number == tile {
+		copy(g.nodes[:n], w.row.nodes[start%tileWidth:])
+	} else if err := w.readLeaves(ctx, g, start, n); err != nil {
+		return err
+	}
+	fold(g.nodes[:], n)
+	g.number, g.n = number, n
+	if recent {
+		w.p.cache.keepGroup(g)
+	}
+	w.group = g
+	return nil
+}
+
+// readLeaves reads the leaves of a group.
+func (w *walk) readLeaves(ctx context.Context, g *group, start uint64, n int) error {
+	w.filling, w.taken = g, 0
+	if err := w.p.source.Leaves(ctx, start, start+uint64(n), w.take); err != nil {
+		return fmt.Errorf("reading leaves %d to %d: %w", start, start+uint64(n), err)
+	}
+	if w.taken != n {
+		return fmt.Errorf("reading leaves %d to %d: %w: there are %d", start, start+uint64(n), storage.ErrCorrupt, w.taken)
+	}
 	return nil
 }
 
 func (w *walk) takeLeaf(_ uint64, leaf []byte) error {
 	if w.taken < groupWidth {
-		w.group.nodes[w.taken] = HashLeaf(leaf)
+		w.filling.nodes[w.taken] = HashLeaf(leaf)
 	}
 	w.taken++
 	return nil
@@ -231,21 +275,36 @@ func (w *walk) takeLeaf(_ uint64, leaf []byte) error {
 // loadTile makes a tile of level 0 the one whose groups' nodes are held.
 func (w *walk) loadTile(ctx context.Context, number uint64) error {
 	n := int(min(w.size-number*tileWidth, tileWidth) / groupWidth)
-	if n == 0 || (w.tile.n == n && w.tile.number == number) {
+	if n == 0 || w.tile.is(number, n) {
 		return nil
 	}
-	w.tile.n = 0
-	if !w.p.cache.groups(number, w.tile.nodes[:n]) {
+	recent := w.recent(number * tileWidth)
+	if recent {
+		if t := w.p.cache.lowTile(number); t.is(number, n) {
+			w.tile = t
+			return nil
+		}
+	}
+	t := &w.ownTile
+	if recent {
+		t = new(lowTile)
+	}
+	t.n = 0
+	if !w.p.cache.groups(number, t.nodes[:n]) {
 		if err := w.loadRow(ctx, number); err != nil {
 			return err
 		}
 		for i := range n {
-			w.tile.nodes[i] = root(w.row.nodes[i*groupWidth:][:groupWidth])
+			t.nodes[i] = root(w.row.nodes[i*groupWidth:][:groupWidth])
 		}
-		w.p.cache.keepGroups(number, w.tile.nodes[:n])
+		w.p.cache.keepGroups(number, t.nodes[:n])
 	}
-	fold(w.tile.nodes[:], n)
-	w.tile.number, w.tile.n = number, n
+	fold(t.nodes[:], n)
+	t.number, t.n = number, n
+	if recent {
+		w.p.cache.keepLowTile(t)
+	}
+	w.tile = t
 	return nil
 }
 
