@@ -93,6 +93,7 @@ func (d *disk) replace(mount func() error) {
 		func() error { return os.RemoveAll(filepath.Join(d.path, "lost+found")) },
 		func() error { return os.CopyFS(d.path, os.DirFS(was)) },
 		func() error { return private(d.path) },
+		func() error { syscall.Sync(); return nil }, // as what was made by the programs is
 	}
 	for i, step := range steps {
 		if err := step(); err != nil {

@@ -166,7 +166,7 @@ func (m *serviceModel) step() {
 		{"append", m.append}, {"append", m.append}, {"batch", m.batch}, {"batch", m.batch}, {"stream", m.stream},
 		{"malformed", m.malformed}, {"entry", m.entry}, {"entry", m.entry}, {"list", m.list}, {"history", m.history}, {"receipt", m.receipt},
 	}
-	if m.draw(m.rare, "rare") == m.rare-1 {
+	if m.draw(m.rare, "rare") == m.rare/3 { // the ends of a range are drawn more often
 		ops = ops[:0]
 		ops = append(ops, struct {
 			name string
