@@ -74,7 +74,8 @@ func (a *app) fsckCommand() *cobra.Command {
 		Short: "check a log from the first byte to the last: a stopped log's store, or a log from outside",
 		Long: `With --dir fsck derives every leaf from its record, every node and root from the leaves, and
 every key's chain from the events, and holds the published checkpoint and the signer's
-ledger against them. It writes nothing. The server must be stopped. With --tree it leaves the
+ledger against them. It also holds every block of the store's files that none of this reads,
+old rows among them, against its checksum. It writes nothing. The server must be stopped. With --tree it leaves the
 records out: leaves, nodes and roots alone take a fraction of the time.
 
 With --url it does the same from outside, over the tile API or from a mirror's directory: it
@@ -148,6 +149,12 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, stdout, stderr io.Writer) 
 	}
 	if lost != nil {
 		r.Problems = append(r.Problems, fsck.Problem{Where: "signer's ledger", What: lost.Error()})
+	}
+	err = s.VerifyTables(ctx, func(file, what string) {
+		r.Problems = append(r.Problems, fsck.Problem{Where: file, What: what})
+	})
+	if err != nil {
+		return err
 	}
 	return a.printReport(stdout, r, f.tree)
 }
