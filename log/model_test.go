@@ -372,11 +372,11 @@ func (m *model) finish() {
 
 // TestModelCrash lets a log be appended to, stopped, crashed and restarted at random, and
 // compares it with a slice: every acknowledged event is at its index, no event has two,
-// no size two roots. KEYTRAIL_LONG=1 makes the logs live twenty times as long.
+// no size two roots. KEYTRAIL_LONG=1 makes the logs live four times as long.
 func TestModelCrash(t *testing.T) {
 	rounds := 11
 	if os.Getenv("KEYTRAIL_LONG") != "" {
-		rounds *= 20
+		rounds *= 4
 	}
 	signers := logtest.NewDir(t).Signers // making keys takes longer than a round
 	restarts, refusals, entries := 0, 0, 0

@@ -46,7 +46,7 @@ func TestCrashInject(t *testing.T) {
 	c.log.stop()
 	points := in.observe()
 	cases := in.cases(points)
-	end, done := time.Now().Add(lasting(t, 6*time.Minute)), 0
+	end, done := time.Now().Add(lasting(t, 4*time.Minute)), 0
 	for _, ic := range cases {
 		if done >= 3 && time.Now().After(end) {
 			break

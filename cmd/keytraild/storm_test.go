@@ -28,7 +28,7 @@ func TestCrashStorm(t *testing.T) {
 	s := &storm{cluster: c, chance: rand.New(rand.NewPCG(seed, 0)), killed: make(map[string]int)}
 	s.book = newBook(t, c.policy)
 	s.load = &load{book: s.book, dial: c.dial, witnessed: true}
-	end := time.Now().Add(lasting(t, 3*time.Minute))
+	end := time.Now().Add(lasting(t, 2*time.Minute))
 	kills := 20
 	if !long() {
 		kills = 3
