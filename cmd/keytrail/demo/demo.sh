@@ -277,8 +277,8 @@ run 1 4 'keytrail verify receipt cut.tlog-proof --policy log/policy'
 says 'cut.tlog-proof: unverifiable'
 
 heading "Flip one bit of the store" "In the middle of its data: fsck finds it, exit status 3."
-# A clean stop has moved everything to tables; the newest holds the log.
-table=$(printf '%s\n' log/store/db/*.sst | sort | tail -n 1)
+# A clean stop has moved everything to tables; the largest holds the records.
+table=$(wc -c log/store/db/tree/*.sst | sort -n | sed -n 's/^ *[0-9]* \(log.*\)/\1/p' | tail -n 1)
 at=$(($(wc -c <"$table") / 2))
 flip "$table" "$at"
 run 3 6 'keytrail fsck --dir log'
