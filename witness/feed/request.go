@@ -174,14 +174,15 @@ func (e *endpoint) post(ctx context.Context, cp checkpoint.Checkpoint, u consist
 
 // read sorts an answer by what follows from it.
 func (e *endpoint) read(cp checkpoint.Checkpoint, r *reply, now time.Time) (*answer, *failure) {
-	said := fmt.Sprintf("answered %d (%.120q)", r.status, bytes.TrimSpace(r.body))
-	switch {
-	case r.status == http.StatusOK:
+	if r.status == http.StatusOK {
 		cosignatures, err := parseCosignatures(r.body, e.members, cp, now)
 		if err != nil {
 			return nil, fail(outage, "bad_answer", "%v", err)
 		}
 		return &answer{status: r.status, cosignatures: cosignatures}, nil
+	}
+	said := fmt.Sprintf("answered %d (%.120q)", r.status, bytes.TrimSpace(r.body))
+	switch {
 	case r.status == http.StatusConflict:
 		size, ok := parseSize(r.body)
 		return &answer{status: r.status, size: size, sized: ok}, nil
