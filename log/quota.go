@@ -57,7 +57,8 @@ func newQuotas(rate func(tenant string) Rate) quotas {
 }
 
 func (b *bucket) fill(now time.Time) {
-	b.tokens = min(float64(max(b.rate.Burst, 1)), b.tokens+now.Sub(b.at).Seconds()*b.rate.PerSecond)
+	passed := max(0, now.Sub(b.at).Seconds())
+	b.tokens = min(float64(max(b.rate.Burst, 1)), b.tokens+passed*b.rate.PerSecond)
 	b.at = now
 }
 

@@ -34,6 +34,11 @@ func TestQuotaFills(t *testing.T) {
 	use("a", 4, true)
 	use("a", 1, true)
 	use("a", 1, false)
+	now = now.AddDate(-1, 0, 0) // costs nobody what is left
+	now = now.Add(100 * time.Millisecond)
+	use("a", 1, false)
+	now = now.Add(100 * time.Millisecond)
+	use("a", 1, true)
 	for i := range 10 * fewBuckets {
 		use(fmt.Sprint(i), 1, true)
 		now = now.Add(time.Millisecond)

@@ -240,15 +240,15 @@ func (w *Witness) cosign(ctx context.Context, t *tree, log *Log, r *request, ver
 		return nil, errMoved
 	}
 	now := time.Now()
+	at, err := timestamp(now, last.time)
+	if err != nil {
+		return nil, err
+	}
 	if wait := t.budget.take(now, log.PerDay, last.note != nil && r.Size == last.Size); wait > 0 {
 		return nil, &RefusalError{
 			Status: http.StatusTooManyRequests, RetryAfter: wait,
 			Reason: fmt.Sprintf("the log's %d requests per day are used up", log.PerDay),
 		}
-	}
-	at, err := timestamp(now, last.time)
-	if err != nil {
-		return nil, err
 	}
 	own := make([]checkpoint.Signature, len(w.signers))
 	if err := w.sign(own, early, r.Checkpoint, at); err != nil {

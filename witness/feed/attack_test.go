@@ -187,6 +187,35 @@ func TestClockOff(t *testing.T) {
 	})
 }
 
+// TestClockJumps has the clocks of log and witnesses a year apart, one way and the other:
+// there is no quorum while they are, and half a minute after they agree again there is one.
+func TestClockJumps(t *testing.T) {
+	for _, years := range []int{-1, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newTrio(t, 2)
+			f := open(t, s.conf)
+			for i := range s.w {
+				s.w[i].forge(func(cp checkpoint.Checkpoint) []byte {
+					return lines(cp, time.Now().AddDate(years, 0, 0), s.w[i].keys...)
+				})
+			}
+			size := uint64(5)
+			for end := time.Now().Add(time.Hour); time.Now().Before(end); size++ {
+				e := wantNoQuorum(t, f, s.log, size)
+				if wait := time.Until(e.RetryAt); wait > 30*time.Second {
+					t.Fatalf("it is tried again in %v", wait)
+				}
+				time.Sleep(time.Until(e.RetryAt) + time.Millisecond)
+			}
+			for i := range s.w {
+				s.w[i].mend()
+			}
+			time.Sleep(30 * time.Second)
+			s.cosign(t, f, size, 6)
+		})
+	}
+}
+
 // TestOneFaultyWitnessStopsNothing has a witness claim a larger tree without proof. Start
 // reports the claim, which is for people to judge; Cosign goes on without the witness.
 func TestOneFaultyWitnessStopsNothing(t *testing.T) {
