@@ -48,8 +48,11 @@ func (s *SyncFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 	return s.wrap(s.MemFS.Create(name, c))
 }
 
-// ReuseForWrite implements vfs.FS.
+// ReuseForWrite implements vfs.FS. No clone may come in between: MemFS takes its lock for
+// reading twice here, and a clone that waits for it in the meantime would wait for ever.
 func (s *SyncFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.wrap(s.MemFS.ReuseForWrite(from, to, c))
 }
 
