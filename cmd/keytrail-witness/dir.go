@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/keytrail/keytrail/cmd/internal/cli"
 	"github.com/keytrail/keytrail/proto/checkpoint"
@@ -98,11 +99,52 @@ func (l location) open(ctx context.Context, logger *slog.Logger) (*opened, error
 	return &opened{w, c.Store}, nil
 }
 
+// lockedStore is a store in a directory that is locked until it is closed.
+type lockedStore struct {
+	storage.Store
+	lock *os.File
+}
+
+func (s *lockedStore) Close() error { return errors.Join(s.Store.Close(), s.lock.Close()) }
+
+// lock takes the directory itself for this process: the lock files in it can be deleted, and
+// two processes on one store could cosign two histories.
+func (l location) lock() (*os.File, error) {
+	dir, err := os.Open(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return dir, nil
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = storage.ErrLocked
+	}
+	return nil, errors.Join(fmt.Errorf("locking %s: %w", l.dir, err), dir.Close())
+}
+
 // config opens keys and store.
 func (l location) config(logger *slog.Logger) (witness.Config, error) {
 	keys, err := l.keys()
 	if err != nil {
 		return witness.Config{}, err
+	}
+	s, err := l.openStore(logger)
+	if errors.Is(err, storage.ErrLocked) {
+		return witness.Config{}, cli.Hint(err, "stop the witness first")
+	}
+	if err != nil {
+		return witness.Config{}, l.hint(err)
+	}
+	return witness.Config{Store: s, Signers: keystore.Signers(keys), Evidence: l.evidence(), Logger: logger}, nil
+}
+
+// openStore opens the store with the directory locked.
+func (l location) openStore(logger *slog.Logger) (storage.Store, error) {
+	lock, err := l.lock()
+	if err != nil {
+		return nil, err
 	}
 	s, err := pebblestore.Open(l.store(), pebblestore.Options{
 		Logger: logger,
@@ -115,13 +157,10 @@ func (l location) config(logger *slog.Logger) (witness.Config, error) {
 			os.Exit(cli.ExitError)
 		},
 	})
-	if errors.Is(err, storage.ErrLocked) {
-		return witness.Config{}, cli.Hint(err, "stop the witness first")
-	}
 	if err != nil {
-		return witness.Config{}, l.hint(err)
+		return nil, errors.Join(err, lock.Close())
 	}
-	return witness.Config{Store: s, Signers: keystore.Signers(keys), Evidence: l.evidence(), Logger: logger}, nil
+	return &lockedStore{s, lock}, nil
 }
 
 // hint says what to do about state that is missing, damaged or too old.
