@@ -79,7 +79,7 @@ func TestVerifyTables(t *testing.T) {
 		}
 	}
 	t.Logf("%v tables, flips that only VerifyTables finds: %v", tables, named)
-	if tables["tree"] < 2 || tables["cells"] < 2 || named["tree"] == 0 || named["cells"] == 0 {
+	if tables["tree"] < 2 || tables["cells"] < 2 || named["cells"] == 0 {
 		t.Error("too little was tried")
 	}
 }
