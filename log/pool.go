@@ -107,7 +107,14 @@ type pool struct {
 	quotas quotas
 	closed bool
 	wake   chan struct{} // holds one token when lanes or closed changed
+	// plenty holds a token when it is time to begin with the batch after the one that is being
+	// written, which ahead says.
+	plenty chan struct{}
+	ahead  bool
 }
+
+// plentyEvents take longer to be made a batch of than another goroutine takes to wake up.
+const plentyEvents = 64
 
 // lane is what waits of one tenant.
 type lane struct {
@@ -120,7 +127,8 @@ type lane struct {
 
 func newPool(max int, quota func(tenant string) Rate) *pool {
 	return &pool{
-		lanes: make(map[string]*lane), max: max, quotas: newQuotas(quota), wake: make(chan struct{}, 1),
+		lanes: make(map[string]*lane), max: max, quotas: newQuotas(quota),
+		wake: make(chan struct{}, 1), plenty: make(chan struct{}, 1),
 	}
 }
 
@@ -222,24 +230,25 @@ func (p *pool) enter(n part) {
 	p.bytes += n.bytes
 }
 
-// take waits for calls and moves parts of them, up to the limits of a batch, to the end of
-// buf: the tenants take turns, and of each the oldest parts come first. It returns buf as
-// it was when the pool is closed and empty.
-func (p *pool) take(buf []part) []part {
+// wait waits for calls. It returns false when the pool is closed and empty.
+func (p *pool) wait() bool {
 	for {
 		p.mu.Lock()
-		if p.turns.len() > 0 {
-			break
-		}
-		closed := p.closed
+		some, closed := p.turns.len() > 0, p.closed
 		p.mu.Unlock()
-		if closed {
-			return buf
+		if some || closed {
+			return some
 		}
 		<-p.wake
 	}
+}
+
+// take moves parts of what waits into a batch, up to its limits: the tenants take turns, and of
+// each the oldest parts come first.
+func (p *pool) take(b *filling) {
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := filling{parts: buf}
+	events, bytes := b.events, b.bytes
 	for p.turns.len() > 0 && !b.full {
 		l := *p.turns.first()
 		for l.parts.len() > 0 {
@@ -267,9 +276,33 @@ func (p *pool) take(buf []part) []part {
 			p.turns.push(l)
 		}
 	}
-	p.events -= b.events
-	p.bytes -= b.bytes
-	return b.parts
+	p.events -= b.events - events
+	p.bytes -= b.bytes - bytes
+}
+
+// allowAhead says whether plenty is to be told of what waits.
+func (p *pool) allowAhead(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ahead = yes
+	p.tellPlenty()
+}
+
+// tellPlenty tells that enough waits to begin with another batch.
+func (p *pool) tellPlenty() {
+	if p.ahead && p.events >= plentyEvents {
+		select {
+		case p.plenty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// aheadWanted says whether it is still time to begin with another batch, and worth it.
+func (p *pool) aheadWanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ahead && p.events >= plentyEvents
 }
 
 // queue is a first-in first-out queue in one slice.
@@ -299,16 +332,18 @@ func (q *queue[T]) pop() {
 	}
 }
 
-// filling is a batch that is being taken from the pool.
+// filling is a batch that is being taken from the pool, up to so many events and bytes: more
+// only when its first part has more.
 type filling struct {
-	parts         []part
-	events, bytes int
-	full          bool
+	parts               []part
+	events, bytes       int
+	maxEvents, maxBytes int
+	full                bool
 }
 
 // add takes a part, or says that there is no room for it.
 func (b *filling) add(n *part) bool {
-	if b.events > 0 && (b.events+len(n.items) > maxBatchEvents || b.bytes+n.bytes > maxBatchBytes) {
+	if b.events > 0 && (b.events+len(n.items) > b.maxEvents || b.bytes+n.bytes > b.maxBytes) {
 		b.full = true
 		return false
 	}
@@ -340,6 +375,7 @@ func (p *pool) isClosed() bool {
 }
 
 func (p *pool) signal() {
+	p.tellPlenty()
 	select {
 	case p.wake <- struct{}{}:
 	default:

@@ -16,39 +16,46 @@ import (
 	"github.com/keytrail/keytrail/storage"
 )
 
-// sequencer gives events their places: the one goroutine that extends the tree. It takes
-// what has gathered while the last batch was synced, commits it, wakes the publisher,
-// acknowledges it, and hands it on to the index.
+// sequencer gives events their places: what extends the tree. It takes what has gathered
+// while the last batch was synced, commits it, wakes the publisher, acknowledges it, and
+// hands it on to the index. While a batch is being synced and much comes meanwhile, a second
+// goroutine begins with the next one: its places, leaves and nodes.
 //
-// All fields are owned by run. After a failed commit the frontier and recent are ahead of
-// a store whose state is unknown; the sequencer then ends for good.
+// After a failed commit the frontier and recent are ahead of a store whose state is
+// unknown; the sequencer then ends for good.
 type sequencer struct {
-	log      *Log
+	log   *Log
+	rows  chan applyJob
+	spare chan []index.Row // memory of rows that the index has taken
+
+	// mu guards what follows. writeBatches holds it, but while a batch is being committed
+	// and acknowledged.
+	mu sync.Mutex
+	// head is what the next batch extends: the stored head, or the one that flight will make.
 	head     storage.Head
 	frontier frontier
 	recent   recent
 	keys     keyHeads
-	rows     chan applyJob
-	// spare holds memory of rows that the index has taken.
-	spare chan []index.Row
-
-	// Reused from batch to batch.
-	parts []part
-	batch batch
+	clock    time.Time // of the newest record
+	next     *batch    // is being made
+	flight   *batch    // is being committed, or was last; it does not change
+	failed   error     // why next cannot be written
 }
 
 // batch is a commit under construction. Payloads and leaves of its entries are slices of
-// two buffers.
+// buffers that are used again.
 type batch struct {
+	old storage.Head
+	filling
 	records  []record.Record
-	events   []*Event
+	sources  []*Event // of the records
+	salts    []byte
 	payloads []byte
-	ends     []int // ends[i] is where payload i ends in payloads
+	ends     []int // where each payload ends in payloads
 	leaves   []byte
 	entries  []storage.Entry
 	hashes   []prove.Hash // of the leaves
 	nodes    []storage.Node
-	salts    []byte
 }
 
 // applyJob is one committed batch on its way into the index.
@@ -66,7 +73,10 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 	if err != nil {
 		return nil, fmt.Errorf("loading the right edge of the tree: %w", err)
 	}
-	s := &sequencer{log: l, head: head, rows: make(chan applyJob, applyQueue), spare: make(chan []index.Row, applyQueue)}
+	s := &sequencer{
+		log: l, rows: make(chan applyJob, applyQueue), spare: make(chan []index.Row, applyQueue),
+		head: head, clock: head.Time, next: &batch{old: head}, flight: &batch{old: head},
+	}
 	s.frontier = frontier{size: head.Size, roots: make([]prove.Hash, len(hashes))}
 	for i := range hashes {
 		copy(s.frontier.roots[i][:], hashes[i])
@@ -79,7 +89,12 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 func (s *sequencer) run(ctx context.Context) error {
 	applied := make(chan error, 1)
 	go func() { applied <- s.applyRows() }()
+	ahead := make(chan struct{})
+	var helper sync.WaitGroup
+	helper.Go(func() { s.workAhead(ctx, ahead) })
 	err := s.writeBatches(ctx)
+	close(ahead)
+	helper.Wait()
 	close(s.rows)
 	if applyErr := <-applied; err == nil {
 		err = applyErr
@@ -92,38 +107,146 @@ func (s *sequencer) run(ctx context.Context) error {
 }
 
 func (s *sequencer) writeBatches(ctx context.Context) error {
-	for {
-		s.parts = s.log.pool.take(s.parts[:0])
-		if len(s.parts) == 0 {
-			return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.next.parts) > 0 || s.log.pool.wait() {
+		b, next, err := s.seal(ctx)
+		if err == nil {
+			s.mu.Unlock()
+			err = s.write(ctx, b, next)
+			s.mu.Lock()
 		}
-		if err := s.log.cause(); err != nil {
-			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
-		}
-		job, err := s.write(ctx)
 		if err != nil {
-			return s.finish(fmt.Errorf("%w: %w", ErrStopped, err))
+			s.failed = fmt.Errorf("%w: %w", ErrStopped, err)
+			b.finish(s.failed)
+			s.next.finish(s.failed)
+			return s.failed
 		}
-		_ = s.finish(nil)
-		s.handOver(job)
+		s.recent.rotate(s.log.index.Applied(), s.head.Size+uint64(len(s.next.records)))
+	}
+	return nil
+}
+
+// seal completes the next batch with what waits, and returns it with the head that it makes.
+func (s *sequencer) seal(ctx context.Context) (b *batch, next storage.Head, err error) {
+	b = s.next
+	if err = s.failed; err == nil {
+		err = s.log.cause()
+	}
+	if err == nil {
+		err = s.add(ctx, maxBatchEvents, maxBatchBytes)
+	}
+	if err != nil {
+		return b, next, err
+	}
+	next = storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: s.clock}
+	if len(b.records) == 0 {
+		next = s.head
+	}
+	s.next, s.flight = s.flight, b
+	s.next.reset(next)
+	s.head = next
+	return b, next, nil
+}
+
+// write commits a batch, unless all of it was in the log before, and acknowledges it.
+func (s *sequencer) write(ctx context.Context, b *batch, next storage.Head) error {
+	if len(b.records) == 0 {
+		b.finish(nil)
+		return nil
+	}
+	s.log.pool.allowAhead(true)
+	defer s.log.pool.allowAhead(false)
+	begin := time.Now()
+	err := s.log.store.Commit(ctx, &storage.Batch{Old: b.old, Entries: b.entries, Nodes: b.nodes, New: next})
+	if err != nil {
+		return fmt.Errorf("committing %d entries at %d: %w", len(b.entries), b.old.Size, err)
+	}
+	s.log.durable.Store(next.Size)
+	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
+	s.log.logger.DebugContext(ctx, "batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
+	s.log.pub.wake()
+	rows := b.indexRows(s.spareRows())
+	b.finish(nil)
+	// The index may have to be waited for. The calls have their answers by then, and their
+	// events may be gone.
+	s.rows <- applyJob{rows: rows, cursor: index.Cursor{Size: next.Size, Root: next.Root}}
+	return nil
+}
+
+// What is made of the next batch while another one is being committed: half of it at most, so
+// that a flood of one tenant leaves room for those who come last, and no more than a
+// sixteenth of the pool. Steps are short, since the sequencer waits for one of them at most.
+const (
+	maxAheadEvents = maxBatchEvents / 2
+	maxAheadBytes  = maxBatchBytes / 2
+	maxAheadShare  = 16  // of Config.MaxPending
+	aheadStep      = 256 // events
+	aheadStepBytes = 256 << 10
+)
+
+// workAhead makes parts of the next batch, when the pool says that it is worth it, until end
+// is closed.
+func (s *sequencer) workAhead(ctx context.Context, end <-chan struct{}) {
+	for {
+		select {
+		case <-s.log.pool.plenty:
+		case <-end:
+			return
+		}
+		for s.log.pool.aheadWanted() && s.makeAhead(ctx) {
+		}
 	}
 }
 
-// handOver gives a committed batch to the index, if there is one. It may have to wait:
-// the calls have their answers by then, and their events may be gone.
-func (s *sequencer) handOver(job applyJob) {
-	if len(job.rows) == 0 {
-		return
+// makeAhead makes a step of the next batch, and says whether there may be another one.
+func (s *sequencer) makeAhead(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	events, bytes := s.next.events+aheadStep, s.next.bytes+aheadStepBytes
+	most := min(maxAheadEvents, s.log.cfg.MaxPending/maxAheadShare)
+	if s.failed != nil || s.next.events >= most || s.next.bytes >= maxAheadBytes {
+		return false
 	}
-	s.rows <- job
-	s.recent.rotate(s.log.index.Applied(), s.head.Size)
+	events, bytes = min(events, most), min(bytes, maxAheadBytes)
+	had := len(s.next.parts)
+	s.failed = s.add(ctx, events, bytes)
+	return s.failed == nil && len(s.next.parts) > had
+}
+
+// add takes what waits into the next batch, up to so many events and bytes in all, and gives
+// it its place in the tree.
+func (s *sequencer) add(ctx context.Context, events, bytes int) error {
+	b := s.next
+	from := len(b.parts)
+	b.maxEvents, b.maxBytes, b.full = events, bytes, false
+	s.log.pool.take(&b.filling)
+	if now := time.Now().UTC().Round(0); now.After(s.clock) {
+		s.clock = now // never goes back along the log
+	}
+	first := len(b.records)
+	for _, p := range b.parts[from:] {
+		for i := range p.items {
+			if err := s.place(ctx, p.call, &p.items[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if first == len(b.records) {
+		return nil
+	}
+	b.encode(first)
+	for i := first; i < len(b.hashes); i++ {
+		b.nodes = s.frontier.add(b.hashes[i], b.nodes)
+	}
+	return nil
 }
 
 // finish answers the parts of a batch, and the calls that have no other part.
-func (s *sequencer) finish(err error) error {
-	for i := range s.parts {
-		c := s.parts[i].call
-		s.parts[i] = part{}
+func (b *batch) finish(err error) {
+	for i := range b.parts {
+		c := b.parts[i].call
+		b.parts[i] = part{}
 		if err != nil {
 			c.err = err
 		}
@@ -132,62 +255,20 @@ func (s *sequencer) finish(err error) error {
 			close(c.done)
 		}
 	}
-	return err
+	b.parts = b.parts[:0]
 }
 
 // refuseRest answers the calls that no batch will take.
 func (s *sequencer) refuseRest(err error) {
-	for {
-		s.parts = s.log.pool.take(s.parts[:0])
-		if len(s.parts) == 0 {
-			return
-		}
-		_ = s.finish(err)
+	for s.log.pool.wait() {
+		b := &batch{filling: filling{maxEvents: maxBatchEvents, maxBytes: maxBatchBytes}}
+		s.log.pool.take(&b.filling)
+		b.finish(err)
 	}
-}
-
-// write commits one batch made of s.parts. The rows that it returns are what the batch,
-// if there is one, adds to the index.
-func (s *sequencer) write(ctx context.Context) (applyJob, error) {
-	b := &s.batch
-	b.reset()
-	now := s.now()
-	for _, p := range s.parts {
-		for i := range p.items {
-			if err := s.place(ctx, p.call, &p.items[i], now); err != nil {
-				return applyJob{}, err
-			}
-		}
-	}
-	if len(b.records) == 0 {
-		return applyJob{}, nil
-	}
-	s.encode()
-	next := storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: now}
-	begin := time.Now()
-	err := s.log.store.Commit(ctx, &storage.Batch{Old: s.head, Entries: b.entries, Nodes: b.nodes, New: next})
-	if err != nil {
-		return applyJob{}, fmt.Errorf("committing %d entries at %d: %w", len(b.entries), s.head.Size, err)
-	}
-	s.head = next
-	s.log.durable.Store(next.Size)
-	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
-	s.log.logger.DebugContext(ctx, "batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
-	s.log.pub.wake()
-	return applyJob{rows: b.indexRows(s.spareRows()), cursor: index.Cursor{Size: next.Size, Root: next.Root}}, nil
-}
-
-// now is the clock of the records: it never goes back along the log.
-func (s *sequencer) now() time.Time {
-	now := time.Now().UTC().Round(0)
-	if now.Before(s.head.Time) {
-		return s.head.Time
-	}
-	return now
 }
 
 // place gives one event its record, or finds that it has one.
-func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time) error {
+func (s *sequencer) place(ctx context.Context, c *Call, it *item) error {
 	ev := it.event
 	at, dup := s.recent.find(ev.id)
 	if !dup && it.seen < s.recent.floor() {
@@ -199,8 +280,8 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 	if dup {
 		return s.duplicate(ctx, c, it, at)
 	}
-	next := s.head.Size + uint64(len(s.batch.records))
-	r := record.Record{Index: next, LoggedAt: now, Producer: c.producer, KeyEvent: ev.bytes}
+	next := s.head.Size + uint64(len(s.next.records))
+	r := record.Record{Index: next, LoggedAt: s.clock, Producer: c.producer, KeyEvent: ev.bytes}
 	if ev.hasKey {
 		last, err := s.lastOf(&ev.key)
 		if err != nil {
@@ -210,10 +291,10 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item, now time.Time)
 		s.keys.put(&ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
 	}
 	s.recent.add(ev.id, next)
-	s.batch.records = append(s.batch.records, r)
-	s.batch.events = append(s.batch.events, ev)
+	s.next.records = append(s.next.records, r)
+	s.next.sources = append(s.next.sources, ev)
 	c.results[it.result] = Result{
-		Index: next, LoggedAt: now, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex,
+		Index: next, LoggedAt: s.clock, KeySequence: r.KeySequence, PreviousIndex: r.PreviousIndex,
 	}
 	return nil
 }
@@ -226,54 +307,49 @@ func (s *sequencer) lastOf(key *[32]byte) (index.KeyHead, error) {
 	return s.log.index.Key(key)
 }
 
-// duplicate answers an event whose id stands at an index, perhaps in this very batch.
+// duplicate answers an event whose id stands at an index, perhaps in this very batch, or in the
+// one before it, which the store may not have yet.
 func (s *sequencer) duplicate(ctx context.Context, c *Call, it *item, at uint64) error {
-	if at >= s.head.Size {
-		c.results[it.result] = s.log.compare(it.event, &s.batch.records[at-s.head.Size])
-		return nil
+	for _, b := range []*batch{s.next, s.flight} {
+		if at >= b.old.Size {
+			c.results[it.result] = s.log.compare(it.event, &b.records[at-b.old.Size])
+			return nil
+		}
 	}
 	res, err := s.log.settle(ctx, it.event, at)
 	c.results[it.result] = res
 	return err
 }
 
-// encode makes payloads, leaves and nodes of the batch's records.
-func (s *sequencer) encode() {
-	b := &s.batch
-	n := len(b.records)
-	b.salts = resize(b.salts, n*record.SaltSize)
-	rand.Read(b.salts) // never fails: the process ends if the kernel has no randomness
-	size := 0
-	for i := range b.records {
-		size += record.SaltSize + b.records[i].Size()
-		b.ends = append(b.ends, size)
-	}
-	b.payloads = resize(b.payloads, size)
-	b.leaves = resize(b.leaves, n*record.LeafSize)
-	b.entries, b.hashes = resize(b.entries, n), resize(b.hashes, n)
-	b.hash()
-	for i := range b.hashes {
-		b.nodes = s.frontier.add(b.hashes[i], b.nodes)
-	}
-}
-
 // hashedAtOnce is how many records keep one processor busy for longer than it takes to
 // ask another for help.
 const hashedAtOnce = 128
 
-// hash makes payloads, leaves and their hashes, on as many processors as there are.
-func (b *batch) hash() {
+// encode makes payloads, leaves and their hashes of the records from first on, on as many
+// processors as there are.
+func (b *batch) encode(first int) {
 	n := len(b.records)
-	workers := max(1, min(runtime.GOMAXPROCS(0), n/hashedAtOnce))
+	b.salts = extend(b.salts, n*record.SaltSize)
+	rand.Read(b.salts[first*record.SaltSize:]) // never fails: the process ends if the kernel has no randomness
+	size := len(b.payloads)
+	for i := first; i < n; i++ {
+		size += record.SaltSize + b.records[i].Size()
+		b.ends = append(b.ends, size)
+	}
+	b.payloads = extend(b.payloads, size)
+	b.leaves = extend(b.leaves, n*record.LeafSize)
+	b.entries, b.hashes = extend(b.entries, n), extend(b.hashes, n)
+	workers := max(1, min(runtime.GOMAXPROCS(0), (n-first)/hashedAtOnce))
+	place := func(w int) int { return first + w*(n-first)/workers }
 	var wg sync.WaitGroup
 	for w := 1; w < workers; w++ {
-		wg.Go(func() { b.hashSome(w*n/workers, (w+1)*n/workers) })
+		wg.Go(func() { b.encodeSome(place(w), place(w+1)) })
 	}
-	b.hashSome(0, n/workers)
+	b.encodeSome(first, place(1))
 	wg.Wait()
 }
 
-func (b *batch) hashSome(from, to int) {
+func (b *batch) encodeSome(from, to int) {
 	for i := from; i < to; i++ {
 		begin := 0
 		if i > 0 {
@@ -289,20 +365,21 @@ func (b *batch) hashSome(from, to int) {
 	}
 }
 
-// resize returns a slice of n elements, whatever they hold, in the memory of s if there is
-// room.
-func resize[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n, n+n/2)
-	}
-	return s[:n]
+// extend returns s with n elements, of which those beyond its own hold anything. What was
+// sliced off it stays as it is.
+func extend[T any](s []T, n int) []T {
+	return slices.Grow(s, n-len(s))[:n]
 }
 
-func (b *batch) reset() {
+// reset empties a batch, which extends old then.
+func (b *batch) reset(old storage.Head) {
 	clear(b.records)
-	clear(b.events)
-	b.records, b.events = b.records[:0], b.events[:0]
-	b.ends, b.nodes = b.ends[:0], b.nodes[:0]
+	clear(b.sources)
+	b.old = old
+	b.filling = filling{parts: b.parts[:0]}
+	b.records, b.sources, b.ends = b.records[:0], b.sources[:0], b.ends[:0]
+	b.salts, b.payloads, b.leaves = b.salts[:0], b.payloads[:0], b.leaves[:0]
+	b.entries, b.hashes, b.nodes = b.entries[:0], b.hashes[:0], b.nodes[:0]
 }
 
 // indexRows appends what the batch adds to the index.
@@ -310,7 +387,7 @@ func (b *batch) indexRows(rows []index.Row) []index.Row {
 	rows = slices.Grow(rows, len(b.records))
 	for i := range b.records {
 		r := &b.records[i]
-		rows = append(rows, index.Row{Index: r.Index, Event: b.events[i].id, Key: b.events[i].key, KeySequence: r.KeySequence})
+		rows = append(rows, index.Row{Index: r.Index, Event: b.sources[i].id, Key: b.sources[i].key, KeySequence: r.KeySequence})
 	}
 	return rows
 }
