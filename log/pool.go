@@ -170,28 +170,39 @@ func (p *pool) put(c *Call) error {
 	return nil
 }
 
-// split returns the parts of a call by tenant, nil when it has one tenant only.
+// split returns the parts of a call by tenant, nil when it has one tenant only. The parts share
+// one piece of memory.
 func split(all part) []part {
-	tenant := func(it *item) []byte { return it.event.tenant }
+	tenant := func(i int) []byte { return all.items[i].event.tenant }
 	mixed := false
 	for i := 1; i < len(all.items) && !mixed; i++ {
-		mixed = !bytes.Equal(tenant(&all.items[i]), tenant(&all.items[0]))
+		mixed = !bytes.Equal(tenant(i), tenant(0))
 	}
 	if !mixed {
 		return nil
 	}
-	var parts []part
+	var counts []int
 	places := make(map[string]int)
-	for i := range all.items {
-		it := all.items[i]
-		at, ok := places[string(tenant(&it))]
+	of := make([]int, len(all.items)) // the part of each event
+	for i := range of {
+		at, ok := places[string(tenant(i))]
 		if !ok {
-			at = len(parts)
-			places[string(tenant(&it))] = at
-			parts = append(parts, part{call: all.call})
+			at = len(counts)
+			places[string(tenant(i))] = at
+			counts = append(counts, 0)
 		}
-		parts[at].items = append(parts[at].items, it)
-		parts[at].bytes += len(it.event.bytes)
+		of[i] = at
+		counts[at]++
+	}
+	items := make([]item, len(of))
+	parts := make([]part, len(counts))
+	for i, n := range counts {
+		parts[i] = part{call: all.call, items: items[:0:n]}
+		items = items[n:]
+	}
+	for i, at := range of {
+		parts[at].items = append(parts[at].items, all.items[i])
+		parts[at].bytes += len(all.items[i].event.bytes)
 	}
 	return parts
 }

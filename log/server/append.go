@@ -92,16 +92,21 @@ func (s *Server) appendStream(stream grpc.ServerStream) error {
 	// ends its Recv.
 	go func() { received <- s.receive(ctx, stream, flights) }()
 	for {
+		var f *flight
 		select {
-		case f := <-flights:
-			if err := s.answer(ctx, stream, f); err != nil {
-				cancel(err)
-				return s.toStatus(stream.Context(), err)
+		case f = <-flights: // Mostly there is one, and then asking for nothing else is quicker.
+		default:
+			select {
+			case f = <-flights:
+			case err := <-received:
+				return s.finish(ctx, stream, flights, err)
+			case <-s.stopping:
+				return s.finish(ctx, stream, flights, log.ErrStopping)
 			}
-		case err := <-received:
-			return s.finish(ctx, stream, flights, err)
-		case <-s.stopping:
-			return s.finish(ctx, stream, flights, log.ErrStopping)
+		}
+		if err := s.answer(ctx, stream, f); err != nil {
+			cancel(err)
+			return s.toStatus(stream.Context(), err)
 		}
 	}
 }
@@ -160,8 +165,12 @@ func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, flights 
 		}
 		select {
 		case flights <- f:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		default:
+			select {
+			case flights <- f:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 }

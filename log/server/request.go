@@ -28,6 +28,7 @@ type appendRequest struct {
 	events  []log.Event
 	refused []refusal
 	wait    rpc.Wait
+	one     [1]log.Event // most requests have one
 }
 
 // refusal is an event that breaks a rule.
@@ -49,7 +50,9 @@ func (r *appendRequest) read(b []byte, now time.Time) error {
 	if r.n, r.wait, ok = r.shape(b); !ok || r.n > log.MaxEvents {
 		return r.decode(b, now)
 	}
-	r.events = make([]log.Event, 0, r.n)
+	if r.events = r.one[:0]; r.n > 1 {
+		r.events = make([]log.Event, 0, r.n)
+	}
 	for i := range r.n {
 		size, n := binary.Uvarint(b[1:])
 		end := 1 + n + int(size)
