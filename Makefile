@@ -79,7 +79,7 @@ soak: ## kill log and witnesses under load for D (10m), compare STEPS (200000) o
 	KEYTRAIL_STEPS=$(STEPS) go test -count=1 -timeout 24h -v -run 'ModelService' ./cmd/keytraild
 
 # What `make bench` and its sisters measure: rounds, seconds a cell, entries of the logs that
-# are read and checked, and parts (ONLY=appends,receipts,syncs,log; all when empty).
+# are read and checked, and parts (ONLY=appends,receipts,syncs,where,log; all when empty).
 ROUNDS  ?= 3
 SECONDS ?= 2
 ENTRIES ?= $(if $(filter bench-large,$(MAKECMDGOALS)),10000000,300000)

@@ -6,6 +6,7 @@ replace github.com/keytrail/keytrail => ../../..
 
 require (
 	github.com/cockroachdb/pebble/v2 v2.1.7
+	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/keytrail/keytrail v0.0.0-00010101000000-000000000000
 	github.com/spf13/cobra v1.10.2

@@ -47,7 +47,7 @@ func command() *cobra.Command {
 			return tables(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, syncs, log")
+	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, syncs, where, log")
 	plot := &cobra.Command{
 		Use:     "plot",
 		Short:   "measure how figures change with clients, batch size, keys and entries, and draw it",
@@ -98,6 +98,9 @@ func (b *bench) parts(ctx context.Context, w io.Writer) error {
 	err := b.measure(ctx, groups)
 	for _, g := range groups {
 		g.write(w)
+	}
+	if err == nil && b.wants("where") {
+		err = b.where(ctx, w)
 	}
 	if err != nil || !b.wants("log") {
 		return err
