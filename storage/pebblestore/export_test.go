@@ -1,6 +1,13 @@
 package pebblestore
 
-import "github.com/cockroachdb/pebble/v2"
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+)
 
 // Metrics returns what Pebble counts of the tree and of the cells.
 func (s *Store) Metrics() (tree, cells *pebble.Metrics) {
@@ -39,19 +46,57 @@ func AppendRun(b []byte, items [][]byte) []byte {
 	return b
 }
 
-// ParseRun returns the items of a row from number from on.
+// ParseRun returns the items of a row from number from on. Both ways of reading them must
+// agree.
 func ParseRun(row []byte, from int) ([][]byte, error) {
 	r, err := parseRun(row)
 	if err != nil {
 		return nil, err
 	}
+	var where [][]byte
+	eachErr := r.each(min(from, r.n), r.n, func(_ int, item []byte) error {
+		where = append(where, item)
+		return nil
+	})
 	c := chunk{data: []byte{}}
 	if err := r.addTo(&c, min(from, r.n), r.n); err != nil {
+		if eachErr == nil {
+			panic("each does not find what is wrong")
+		}
 		return nil, err
 	}
 	items := make([][]byte, len(c.ends))
 	for i := range items {
 		items[i] = c.item(i)
 	}
+	same := func(a, b []byte) bool { return bytes.Equal(a, b) && (a == nil) == (b == nil) }
+	if eachErr != nil || !slices.EqualFunc(items, where, same) {
+		panic(fmt.Sprintf("each gives %q and %v, addTo %q", where, eachErr, items))
+	}
 	return items, nil
+}
+
+// Straight says whether many payloads are read past Pebble.
+func (s *Store) Straight() bool { return s.straight != nil }
+
+// PebblePayloads is Payloads through Pebble.
+func (s *Store) PebblePayloads(ctx context.Context, start, end uint64, fn func(uint64, []byte) error) error {
+	return s.items(ctx, kindPayloads, start, end, fn)
+}
+
+// StraightOver says whether a store with other tables of payloads would be read past Pebble.
+func (s *Store) StraightOver(change func([]pebble.SSTableInfo) []pebble.SSTableInfo) bool {
+	levels, err := s.tree.db.SSTables()
+	if err != nil {
+		panic(err)
+	}
+	var tables []pebble.SSTableInfo
+	for _, t := range slices.Concat(levels...) {
+		if t.Smallest.UserKey[0] == kindPayloads {
+			t.Smallest.UserKey = slices.Clone(t.Smallest.UserKey)
+			tables = append(tables, t)
+		}
+	}
+	_, ok := s.payloadTables(change(tables))
+	return ok
 }

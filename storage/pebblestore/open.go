@@ -192,7 +192,8 @@ func (s *Store) release(err error) error {
 }
 
 func (s *Store) closeDatabases() error {
-	err := errors.Join(s.tree.close(), s.cells.close())
+	err := errors.Join(s.straight.close(), s.tree.close(), s.cells.close())
+	s.straight = nil
 	if s.cache != nil {
 		s.cache.Unref()
 		s.cache = nil
@@ -231,7 +232,7 @@ func (s *Store) checkLayout() error {
 // stays open.
 func (s *Store) load() error {
 	open := func() error { return s.openDatabases(dbName) }
-	for _, step := range []func() error{s.checkLayout, open, s.readHead, s.readRevision, s.checkMark, s.verify} {
+	for _, step := range []func() error{s.checkLayout, open, s.readHead, s.readRevision, s.checkMark, s.verify, s.openStraight} {
 		if err := step(); err != nil {
 			return s.release(err)
 		}

@@ -77,6 +77,9 @@ func (s *Store) entries(ctx context.Context, kind byte, start, end uint64, fn fu
 	if err := storage.CheckRange(s.head.Load().Size, start, end); err != nil {
 		return err
 	}
+	if kind == kindPayloads && s.straight != nil && end-start >= minStraight {
+		return s.straight.items(ctx, start, end, fn)
+	}
 	return s.items(ctx, kind, start, end, fn)
 }
 
@@ -148,19 +151,24 @@ func (s *Store) readChunk(c *chunk, kind byte, start, end uint64) error {
 
 // rowAt reads the row under an iterator.
 func rowAt(it *pebble.Iterator) (first uint64, r run, err error) {
-	last, err := parseKey(it.Key())
-	if err != nil {
-		return 0, r, err
-	}
 	value, err := it.ValueAndErr()
 	if err != nil {
 		return 0, r, err
 	}
+	return parseRow(it.Key(), value)
+}
+
+// parseRow reads a row, whose first item has the number first.
+func parseRow(key, value []byte) (first uint64, r run, err error) {
+	last, err := parseKey(key)
+	if err != nil {
+		return 0, r, err
+	}
 	if r, err = parseRun(value); err != nil {
-		return 0, r, fmt.Errorf("reading row %x: %w", it.Key(), err)
+		return 0, r, fmt.Errorf("reading row %x: %w", key, err)
 	}
 	if uint64(r.n) > last%rowItems+1 {
-		return 0, r, fmt.Errorf("%w: row %x has %d items", storage.ErrCorrupt, it.Key(), r.n)
+		return 0, r, fmt.Errorf("%w: row %x has %d items", storage.ErrCorrupt, key, r.n)
 	}
 	return last + 1 - uint64(r.n), r, nil
 }

@@ -148,6 +148,38 @@ func (r *run) addTo(c *chunk, from, to int) error {
 	return nil
 }
 
+// each calls fn with the items from number from to number to where they lie, nil for an
+// erased one. All lengths are read, as by addTo. An error of fn ends it.
+func (r *run) each(from, to int, fn func(i int, item []byte) error) error {
+	lengths, data := r.lengths, r.data
+	for i := range r.n {
+		n := r.same
+		if n == erasedItem {
+			var v uint64
+			v, lengths, _ = cutUvarint(lengths) // parseRun has read it.
+			n = int(v) - 1
+		}
+		if n > len(data) {
+			return errRunEnds
+		}
+		item := data[:max(n, 0):max(n, 0)]
+		data = data[len(item):]
+		if n == erasedItem {
+			item = nil
+		}
+		if i < from || i >= to {
+			continue
+		}
+		if err := fn(i, item); err != nil {
+			return err
+		}
+	}
+	if len(data) > 0 {
+		return fmt.Errorf("%w: %d bytes after the items of a row", storage.ErrCorrupt, len(data))
+	}
+	return nil
+}
+
 // chunk holds consecutive items that were read. It is read before any of them is handed
 // out, so that no iterator is open while the caller works: an open one keeps tables and
 // memtables alive.

@@ -73,6 +73,9 @@ type Store struct {
 	// cache is shared by tree and cells; nil while they are closed.
 	cache *pebble.Cache
 
+	// straight reads many payloads at once; nil when they are read as all others.
+	straight *straight
+
 	// erasing is held by ErasePayloads, which changes rows; commits only add some.
 	erasing sync.Mutex
 

@@ -43,7 +43,7 @@ func (d *database) verifyTables(ctx context.Context, damaged func(file, what str
 			if d == d.store.tree && tables[i].Smallest.UserKey[0] >= kindLeaves {
 				continue
 			}
-			file := d.store.fs.PathJoin(d.store.path(dbName), d.name, tables[i].BackingSSTNum.String()+".sst")
+			file := d.tablePath(tables[i].BackingSSTNum.String())
 			err := corrupt(guard(func() error { return d.verifyTable(ctx, file) }))
 			if errors.Is(err, storage.ErrCorrupt) {
 				what, _, _ := strings.Cut(err.Error(), "\n")
@@ -58,19 +58,33 @@ func (d *database) verifyTables(ctx context.Context, damaged func(file, what str
 
 // verifyTable reads every block of a table, past Pebble's cache.
 func (d *database) verifyTable(ctx context.Context, file string) error {
-	f, err := d.store.fs.Open(file)
+	r, err := d.openTable(ctx, file)
 	if err != nil {
 		return err
 	}
+	return errors.Join(r.ValidateBlockChecksums(), r.Close())
+}
+
+// tablePath returns the path of the table with a number.
+func (d *database) tablePath(number string) string {
+	return d.store.fs.PathJoin(d.store.path(dbName), d.name, number+".sst")
+}
+
+// openTable opens a table past Pebble.
+func (d *database) openTable(ctx context.Context, file string) (*sstable.Reader, error) {
+	f, err := d.store.fs.Open(file)
+	if err != nil {
+		return nil, err
+	}
 	readable, err := sstable.NewSimpleReadable(f)
 	if err != nil {
-		return errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	var opts pebble.Options
 	opts.EnsureDefaults()
 	r, err := sstable.NewReader(ctx, readable, opts.MakeReaderOptions())
 	if err != nil {
-		return errors.Join(err, readable.Close())
+		return nil, errors.Join(err, readable.Close())
 	}
-	return errors.Join(r.ValidateBlockChecksums(), r.Close())
+	return r, nil
 }
