@@ -2,6 +2,8 @@ package record_test
 
 import (
 	"bytes"
+	"fmt"
+	"reflect"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +20,12 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("\x08\xac\x02\x12\x04\x08\x01\x10\x01\x1a\x01p\x20\x02\x28\xab\x02\x82\x01\x01e"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := record.Parse(b)
+		reused := record.Record{Index: 7, Producer: "before", KeySequence: 8, PreviousIndex: 3, KeyEvent: []byte("x")}
+		for range 2 {
+			if againErr := reused.Parse(b); fmt.Sprint(againErr) != fmt.Sprint(err) || !reflect.DeepEqual(reused, r) {
+				t.Fatalf("reading into a record gives %+v, %v; want %+v, %v", reused, againErr, r, err)
+			}
+		}
 		if err != nil {
 			return
 		}

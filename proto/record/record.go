@@ -120,14 +120,27 @@ var errNotCanonical = errors.New("not in canonical encoding")
 // also refuses a record whose numbers contradict each other. KeyEvent of the result is
 // part of b.
 func Parse(b []byte) (Record, error) {
+	var r Record
+	err := r.Parse(b)
+	return r, err
+}
+
+// Parse is the function Parse for whoever reads many records: it allocates nothing when the
+// producer is the one that r has had. After an error r is the zero value.
+func (r *Record) Parse(b []byte) error {
+	before := r.Producer
+	*r = Record{}
 	if len(b) > MaxRecordSize {
-		return Record{}, fmt.Errorf("parsing record: %d bytes, more than %d", len(b), MaxRecordSize)
+		return fmt.Errorf("parsing record: %d bytes, more than %d", len(b), MaxRecordSize)
 	}
 	d := decoder{rest: b}
-	var r Record
 	r.Index = d.uint(tagIndex)
 	r.LoggedAt = d.time(tagLoggedAt)
-	r.Producer = string(d.bytes(tagProducer))
+	if producer := d.bytes(tagProducer); string(producer) == before {
+		r.Producer = before
+	} else {
+		r.Producer = string(producer)
+	}
 	r.KeySequence = d.uint(tagKeySequence)
 	r.PreviousIndex = d.uint(tagPreviousIndex)
 	r.KeyEvent = d.bytes(tagKeyEvent)
@@ -139,9 +152,10 @@ func Parse(b []byte) (Record, error) {
 		d.err = r.check()
 	}
 	if d.err != nil {
-		return Record{}, fmt.Errorf("parsing record: %w", d.err)
+		*r = Record{}
+		return fmt.Errorf("parsing record: %w", d.err)
 	}
-	return r, nil
+	return nil
 }
 
 // check holds the rules that the encoding does not.
