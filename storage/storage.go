@@ -132,3 +132,8 @@ type Store interface {
 	// fs.ErrClosed. Closing again is no error.
 	Close() error
 }
+
+// LeafTiler is a Store that keeps no tiles of level 0: Tile makes them from the leaves each
+// time, so that nothing of them can be damaged but the leaves. Stores that keep them must
+// not have the method, which does nothing.
+type LeafTiler interface{ MakesLeafTiles() }

@@ -3,7 +3,7 @@
 // and holds the published checkpoint against them.
 //
 // It only reads, with as many goroutines as there are processors. Memory is bounded but
-// for one small entry a key, about 50 bytes. It is trusted for nothing: what it finds can
+// for one small entry a key, 43 to 128 bytes. It is trusted for nothing: what it finds can
 // be checked by anyone who holds the same bytes and the log's public keys.
 package fsck
 
@@ -73,7 +73,6 @@ func Check(ctx context.Context, s storage.Store, opts Options) (*Report, error) 
 	c := &checker{
 		store: s, opts: opts, head: head,
 		report: &Report{Size: head.Size, Root: fmt.Sprintf("%x", head.Root), Problems: []Problem{}},
-		keys:   make(map[[16]byte]chain),
 	}
 	c.loadCheckpoint(ctx)
 	if st := opts.Signed; st != nil && st.Size > head.Size {
@@ -99,7 +98,7 @@ type checker struct {
 	head   storage.Head
 	report *Report
 	tree   tree
-	keys   map[[16]byte]chain
+	keys   chains
 
 	published *checkpoint.Checkpoint
 	lastTime  time.Time
@@ -167,7 +166,7 @@ func (c *checker) loadCheckpoint(ctx context.Context) {
 
 // end checks what only the whole tells.
 func (c *checker) end(ctx context.Context) {
-	c.report.Keys = uint64(len(c.keys))
+	c.report.Keys = c.keys.n
 	if !c.lastTime.IsZero() && c.lastIndex == c.head.Size-1 && !c.lastTime.Equal(c.head.Time) {
 		c.problem("head", "has time %v, the last entry was logged at %v", c.head.Time, c.lastTime)
 	}

@@ -26,13 +26,14 @@ type part struct {
 	// leaves holds the leaves one behind the other, ends where each ends.
 	leaves []byte
 	ends   [chunk]int
+	record record.Record
 	fields event.Fields
 	done   chan struct{}
 }
 
 // item is what is left of an entry when it has been checked.
 type item struct {
-	key      [16]byte // beginning of event.KeyID; a collision costs a false alarm
+	key      keyPrefix
 	sequence uint64
 	previous uint64
 	logged   time.Time
@@ -138,15 +139,15 @@ func (p *part) takePayload(index uint64, payload []byte) error {
 		p.problem(&p.problems, index, "%v", err)
 		return nil
 	}
-	r, err := record.Parse(b)
-	if err != nil {
+	r := &p.record
+	if err := r.Parse(b); err != nil {
 		p.problem(&p.problems, index, "%v", err)
 		return nil
 	}
 	if r.Index != index {
 		p.problem(&p.problems, index, "record says that it is entry %d", r.Index)
 	}
-	p.takeRecord(index, it, &r)
+	p.takeRecord(index, it, r)
 	return nil
 }
 
@@ -171,7 +172,7 @@ func (p *part) takeRecord(index uint64, it *item, r *record.Record) {
 }
 
 // checkTile derives a full tile of level 0 from its leaves and compares it with the stored
-// one.
+// one, if there is one.
 func (p *part) checkTile(ctx context.Context, s storage.Store, n int) {
 	t, first := &p.tiles[n], n*tileWidth
 	*t = wholeTile{whole: first+tileWidth <= p.n}
@@ -183,11 +184,11 @@ func (p *part) checkTile(ctx context.Context, s storage.Store, n int) {
 	}
 	leaves := p.hashes[first : first+tileWidth]
 	t.root = rootOf(leaves)
+	if _, made := s.(storage.LeafTiler); made {
+		return // the leaves that were read are all that stands there
+	}
 	t.wrong = compareTile(ctx, s, 0, (p.start+uint64(first))/tileWidth, leaves)
 }
-
-// chain is the last record of a key.
-type chain struct{ sequence, index uint64 }
 
 // chain checks what an entry says of those before it. Links over entries that were erased
 // or cannot be read cannot be checked and are taken as they are.
@@ -199,12 +200,13 @@ func (c *checker) chain(index uint64, it *item) {
 	if it.sequence == 0 {
 		return
 	}
-	last, known := c.keys[it.key]
+	p := c.keys.of(&it.key)
+	last, known := p.chain, p.sequence > 0
 	unknowable := c.gaps && (!known || last.sequence+1 < it.sequence)
 	if (last.sequence+1 != it.sequence || last.index != it.previous) && !unknowable {
 		c.problem(fmt.Sprintf("entry %d", index),
 			"is number %d of its key after entry %d; the entries before it make it number %d after entry %d",
 			it.sequence, it.previous, last.sequence+1, last.index)
 	}
-	c.keys[it.key] = chain{it.sequence, index}
+	c.keys.set(p, &it.key, chain{it.sequence, index})
 }

@@ -32,6 +32,9 @@ func (s *Store) Tile(ctx context.Context, level uint8, index uint64, width int) 
 	return tile, nil
 }
 
+// MakesLeafTiles implements storage.LeafTiler.
+func (s *Store) MakesLeafTiles() {}
+
 // hashLeaves makes a tile of level 0 from the leaves.
 func (s *Store) hashLeaves(_ uint8, start, end uint64) ([]byte, error) {
 	tile := make([]byte, 0, (end-start)*storage.HashSize)
