@@ -8,7 +8,9 @@ package line
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 )
 
@@ -63,23 +65,28 @@ func AppendParsed(dst, b []byte) ([]byte, error) {
 	if len(b)%4 != 0 {
 		return nil, ErrBase64
 	}
-	for ; len(b) > 4; b = b[4:] {
-		v, bad := quad(b)
-		if bad {
-			return nil, ErrBase64
-		}
-		dst = append(dst, byte(v>>16), byte(v>>8), byte(v))
-	}
 	if len(b) == 0 {
 		return dst, nil
 	}
+	// All but the last four characters hold three bytes each. They are written four at a
+	// time, of which the last is written over.
+	whole := (len(b)/4 - 1) * 3
+	dst = slices.Grow(dst, whole+1)
+	into := dst[len(dst) : len(dst)+whole+1]
+	var all uint32
+	for ; len(b) > 4 && len(into) >= 4; b, into = b[4:], into[3:] {
+		b0, b1, b2, b3 := alphabet[b[0]], alphabet[b[1]], alphabet[b[2]], alphabet[b[3]]
+		all |= b0 | b1 | b2 | b3
+		binary.BigEndian.PutUint32(into, b0<<26|b1<<20|b2<<14|b3<<8)
+	}
+	dst = dst[:len(dst)+whole]
 	last, n := [4]byte(b), 3
 	for n > 1 && last[n] == '=' {
 		last[n] = 'A'
 		n--
 	}
 	v, bad := quad(last[:])
-	if unused := v & (1<<(8*(3-n)) - 1); bad || unused != 0 {
+	if unused := v & (1<<(8*(3-n)) - 1); bad || unused != 0 || all&notInAlphabet != 0 {
 		return nil, ErrBase64
 	}
 	return append(dst, []byte{byte(v >> 16), byte(v >> 8), byte(v)}[:n]...), nil
