@@ -13,6 +13,12 @@ import (
 func FuzzReceipt(f *testing.F) {
 	l := newLog(f, origin, 5)
 	p := l.policy()
+	warm := verify.NewVerifier(p)
+	var good [5][]byte
+	for i := range good {
+		good[i] = l.receipt(uint64(i), 5).Append(nil)
+		f.Add(good[i])
+	}
 	f.Add(l.receipt(3, 5).Append(nil))
 	f.Add(l.receipt(0, 1, l.ed).Append(nil))
 	f.Add(l.receipt(4, 5, l.pq).Append(nil))
@@ -20,6 +26,15 @@ func FuzzReceipt(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := receiptVerdict(t, data, p)
 		verdict(t, r, err)
+		// One that has seen all entries of the tree, and keeps what it learns.
+		for range 2 {
+			for i := range uint64(5) {
+				if _, err := warm.CheckReceipt(good[i]); err != nil {
+					t.Fatalf("a good receipt is refused: %v", err)
+				}
+			}
+			sameVerdict(t, warm, p, data)
+		}
 		if err != nil {
 			return
 		}

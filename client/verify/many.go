@@ -3,7 +3,6 @@ package verify
 import (
 	"bytes"
 	"crypto/sha256"
-	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -25,6 +24,8 @@ const maxRemembered = 1024
 type Verifier struct {
 	policy *policy.Policy
 	last   atomic.Pointer[Signed]
+	// upper is of the checkpoint of the receipt before.
+	upper atomic.Pointer[upper]
 	// scratch holds *scratch.
 	scratch sync.Pool
 
@@ -44,7 +45,9 @@ func NewVerifier(p *policy.Policy) *Verifier {
 // scratch is what one check needs and the next can use again.
 type scratch struct {
 	receipt receipt.Receipt
+	record  record.Record
 	fields  event.Fields
+	path    path
 }
 
 // Receipt verifies a receipt as the function Receipt does. Results of one checkpoint share
@@ -86,7 +89,8 @@ func (v *Verifier) surelyGood(data []byte) (p Proof, ok bool, err error) {
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
 	r := &x.receipt
-	if r.Parse(data) != nil {
+	lines, err := r.ParseLines(data)
+	if err != nil {
 		return p, false, nil
 	}
 	s, err := v.checkpoint(r.Checkpoint)
@@ -94,15 +98,14 @@ func (v *Verifier) surelyGood(data []byte) (p Proof, ok bool, err error) {
 	if err != nil {
 		return p, false, err
 	}
-	if len(r.Extra) == 0 || !included(r.Index, s.Size, hashLeaf(record.Leaf(r.Extra)), r.Hashes, s.Root) {
+	if len(r.Extra) == 0 || !v.upperOf(s).includes(r.Index, hashLeaf(record.Leaf(r.Extra)), lines, &x.path) {
 		return p, false, nil
 	}
 	_, b, err := record.Open(r.Extra)
 	if err != nil {
 		return p, false, nil
 	}
-	rec, err := record.Parse(b)
-	if err != nil || rec.Index != r.Index || !event.Scan(rec.KeyEvent, &x.fields) {
+	if x.record.Parse(b) != nil || x.record.Index != r.Index || !event.Scan(x.record.KeyEvent, &x.fields) {
 		return p, false, nil
 	}
 	return Proof{Index: r.Index, Checkpoint: s}, true, nil
@@ -138,30 +141,4 @@ func hashLeaf(leaf [record.LeafSize]byte) [32]byte {
 	b[0] = rfc6962.RFC6962LeafHashPrefix
 	copy(b[1:], leaf[:])
 	return sha256.Sum256(b[:])
-}
-
-// included says whether a leaf of hash h is the entry at index of a tree, as verifyInclusion
-// does, without allocating (RFC 9162 section 2.1.3.2).
-func included(index, size uint64, h [32]byte, hashes [][32]byte, root [32]byte) bool {
-	if index >= size {
-		return false
-	}
-	// Up to the height at which the path joins the right edge, every level has a sibling;
-	// above it only those to the left are there.
-	inner := bits.Len64(index ^ (size - 1))
-	if len(hashes) != inner+bits.OnesCount64(index>>inner) {
-		return false
-	}
-	var b [1 + 2*sha256.Size]byte
-	b[0] = rfc6962.RFC6962NodeHashPrefix
-	for i := range hashes {
-		left, right := &hashes[i], &h
-		if i < inner && index>>i&1 == 0 {
-			left, right = right, left
-		}
-		copy(b[1:], left[:])
-		copy(b[1+sha256.Size:], right[:])
-		h = sha256.Sum256(b[:])
-	}
-	return h == root
 }

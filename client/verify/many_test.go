@@ -43,6 +43,11 @@ func receiptVerdict(t testing.TB, data []byte, p *policy.Policy) (*verify.Result
 		if diff := cmp.Diff(want, got, sameKeys, protocmp.Transform()); diff != "" {
 			t.Errorf("Verifier.Receipt has another result (-want +got):\n%s", diff)
 		}
+		for range 2 { // the last time upper nodes are known, if there are any
+			if _, err := v.CheckReceipt(bytes.Clone(data)); !reflect.DeepEqual(wantErr, err) {
+				t.Errorf("Verifier.CheckReceipt has another error (-want +got):\n%s", cmp.Diff(wantErr, err))
+			}
+		}
 		proof, err := v.CheckReceipt(bytes.Clone(data))
 		if !reflect.DeepEqual(wantErr, err) {
 			t.Errorf("Verifier.CheckReceipt has another error (-want +got):\n%s", cmp.Diff(wantErr, err))

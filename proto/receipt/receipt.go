@@ -82,30 +82,10 @@ func Parse(data []byte) (*Receipt, error) {
 // Parse is the function Parse into the arrays of what r has held, for whoever reads many
 // receipts. Checkpoint becomes part of data. After an error r holds nothing of use.
 func (r *Receipt) Parse(data []byte) error {
-	extra, hashes := r.Extra[:0], r.Hashes[:0]
-	*r = Receipt{}
-	if len(data) > MaxSize {
-		return fmt.Errorf("receipt: %d bytes are more than %d", len(data), MaxSize)
-	}
-	first, rest, err := line.Cut(data)
-	if err != nil || string(first) != header {
-		return errors.New("receipt: first line is not " + header)
-	}
-	first, rest, err = line.Cut(rest)
-	if err == nil && bytes.HasPrefix(first, []byte("extra ")) {
-		if r.Extra, err = parseExtra(extra, first[len("extra "):]); err == nil {
-			first, rest, err = line.Cut(rest)
-		}
-	}
+	hashes := r.Hashes[:0]
+	rest, err := r.parseBegin(data)
 	if err != nil {
-		return fmt.Errorf("receipt: %w", err)
-	}
-	digits, ok := bytes.CutPrefix(first, []byte("index "))
-	if !ok {
-		return errors.New("receipt: no index line")
-	}
-	if r.Index, err = line.ParseDecimal(digits); err != nil {
-		return fmt.Errorf("receipt: index: %w", err)
+		return err
 	}
 	if r.Hashes, rest, err = line.AppendCutHashes(hashes, rest); err != nil {
 		return fmt.Errorf("receipt: inclusion proof, hash %d: %w", len(r.Hashes)+1, err)
@@ -115,6 +95,36 @@ func (r *Receipt) Parse(data []byte) error {
 	}
 	r.Checkpoint = rest
 	return nil
+}
+
+// parseBegin reads what stands before the hashes, and returns what follows.
+func (r *Receipt) parseBegin(data []byte) (rest []byte, err error) {
+	extra := r.Extra[:0]
+	*r = Receipt{}
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("receipt: %d bytes are more than %d", len(data), MaxSize)
+	}
+	first, rest, err := line.Cut(data)
+	if err != nil || string(first) != header {
+		return nil, errors.New("receipt: first line is not " + header)
+	}
+	first, rest, err = line.Cut(rest)
+	if err == nil && bytes.HasPrefix(first, []byte("extra ")) {
+		if r.Extra, err = parseExtra(extra, first[len("extra "):]); err == nil {
+			first, rest, err = line.Cut(rest)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("receipt: %w", err)
+	}
+	digits, ok := bytes.CutPrefix(first, []byte("index "))
+	if !ok {
+		return nil, errors.New("receipt: no index line")
+	}
+	if r.Index, err = line.ParseDecimal(digits); err != nil {
+		return nil, fmt.Errorf("receipt: index: %w", err)
+	}
+	return rest, nil
 }
 
 func parseExtra(into, b64 []byte) ([]byte, error) {

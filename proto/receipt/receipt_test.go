@@ -146,6 +146,9 @@ func TestParseRefuses(t *testing.T) {
 		"checkpoint too large":    strings.TrimSuffix(good, note) + strings.Repeat("x\n", checkpoint.MaxNoteSize/2+1),
 		"too large":               good + strings.Repeat("x\n", receipt.MaxSize/2),
 	} {
+		if _, ok := parseLines([]byte(bad)); ok {
+			t.Errorf("%s: is read by its lines", name)
+		}
 		if r, err := receipt.Parse([]byte(bad)); err == nil {
 			t.Errorf("%s: %+v", name, r)
 		} else if !strings.HasPrefix(err.Error(), "receipt: ") {
@@ -167,6 +170,9 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q is read into another one and written as %q", data, again.Append(nil))
 		}
 		r, err := receipt.Parse(data)
+		if byLines, ok := parseLines(data); ok != (err == nil) || ok && !bytes.Equal(byLines.Append(nil), data) {
+			t.Errorf("%q is read by its lines: %v as %+v; Parse says %v", data, ok, byLines, err)
+		}
 		if err != nil {
 			return
 		}
@@ -174,4 +180,21 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q is read and written as %q", data, r.Append(nil))
 		}
 	})
+}
+
+// parseLines is Parse by way of ParseLines; ok is false when one of the lines holds no hash.
+func parseLines(data []byte) (r receipt.Receipt, ok bool) {
+	r = receipt.Receipt{Index: 9, Hashes: hashes(5), Extra: []byte("what was there before")}
+	lines, err := r.ParseLines(data)
+	if err != nil {
+		return r, false
+	}
+	for i := range lines.Len() {
+		h, ok := lines.Hash(i)
+		if !ok {
+			return r, false
+		}
+		r.Hashes = append(r.Hashes, h)
+	}
+	return r, true
 }
