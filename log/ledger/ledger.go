@@ -91,6 +91,9 @@ func Create(path, origin string) error {
 			return fmt.Errorf("creating the signer's ledger: %w", err)
 		}
 	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("creating the signer's ledger: %w", err)
+	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("syncing the signer's directory: %w", err)
@@ -250,7 +253,7 @@ func (l *Ledger) write(st State, successor string) error {
 	if _, err := l.f.WriteAt(b[:], int64(next.counter%2)*slotSize); err != nil {
 		return err
 	}
-	if err := l.f.Sync(); err != nil {
+	if err := syncData(l.f); err != nil {
 		return err
 	}
 	l.counter, l.state, l.successor = next.counter, st, successor

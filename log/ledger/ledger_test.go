@@ -233,6 +233,30 @@ func TestFailedWriteRefusesForGood(t *testing.T) {
 	advance(t, l, 6)
 }
 
+// TestFailedSyncRefusesForGood has a file that takes what is written and cannot be synced.
+func TestFailedSyncRefusesForGood(t *testing.T) {
+	path := create(t)
+	l := open(t, path)
+	advance(t, l, 5)
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	good := l.Exchange(null)
+	if err := l.Advance(state(6)); err == nil {
+		t.Fatal("advanced without a sync")
+	}
+	l.Exchange(good)
+	if l.State() != state(5) {
+		t.Errorf("state after a failed sync is %v", l.State())
+	}
+	if err := l.Advance(state(6)); err == nil || !strings.Contains(err.Error(), "earlier failure") {
+		t.Errorf("advancing after a failed sync: %v", err)
+	}
+	l.Close()
+}
+
 // newer returns where the slot with the largest state begins.
 func newer(t testing.TB, b []byte) int {
 	t.Helper()
