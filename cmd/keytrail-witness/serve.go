@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +54,10 @@ Health and metrics are at /healthz and /metrics, of --metrics if it is given, el
 the protocol. Behind a proxy leave TLS to the proxy. Behind NAT connect to a bastion
 (C2SP https-bastion), which must know the key that bastion-key shows.
 
-Enroll, list, remove and evidence work while the witness runs, without a restart.`,
+Enroll, list, remove and evidence work while the witness runs, without a restart.
+
+It runs on half of the machine's processors; the environment variable GOMAXPROCS sets
+another number, for a machine of its own with many logs.`,
 		Example: `  keytrail-witness init --dir /var/lib/witness --name witness.example.com/w1
   keytrail-witness enroll --dir /var/lib/witness log.example.com/keys+d4fb6bb4+AdVz…
   keytrail-witness --dir /var/lib/witness --listen :8080 --metrics 127.0.0.1:9090
@@ -61,6 +65,7 @@ Enroll, list, remove and evidence work while the witness runs, without a restart
 		Args:    cobra.NoArgs,
 		Version: cli.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			tune(os.Getenv)
 			return start(cmd.Context(), l, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
