@@ -76,8 +76,9 @@ const (
 	// DefaultTimeout is how long one request may take.
 	DefaultTimeout = 5 * time.Second
 	// SpareInterval is the least time between two requests to a witness that the quorum
-	// could do without.
-	SpareInterval = 20 * time.Millisecond
+	// could do without. A busy log replaces what such a witness cosigned before anyone has
+	// fetched it; at rest it is asked at once.
+	SpareInterval = 100 * time.Millisecond
 	// startGrace is how long Start waits for witnesses that it could do without.
 	startGrace = 20 * time.Millisecond
 )

@@ -104,7 +104,7 @@ func TestSpareInterval(t *testing.T) {
 				t.Errorf("it was asked again after %v", gap)
 			}
 		}
-		if got := s.counts(); got != "200 200 11" {
+		if got := s.counts(); got != "200 200 3" {
 			t.Errorf("requests: %s", got)
 		}
 	})
