@@ -48,8 +48,11 @@ func EmptyRoot() [32]byte {
 
 // Text returns the note text: three lines, each with its newline.
 func (c Checkpoint) Text() []byte {
-	return c.AppendText(make([]byte, 0, len(c.Origin)+1+20+1+line.HashLength+1))
+	return c.AppendText(make([]byte, 0, c.textLength()))
 }
+
+// textLength is the greatest length of the note text.
+func (c Checkpoint) textLength() int { return len(c.Origin) + 1 + 20 + 1 + line.HashLength + 1 }
 
 // AppendText appends the note text to b.
 func (c Checkpoint) AppendText(b []byte) []byte {

@@ -2,10 +2,11 @@ package checkpoint
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 
@@ -39,20 +40,32 @@ type Signature struct {
 
 // Append appends the signature line with its newline to b.
 func (s Signature) Append(b []byte) []byte {
+	b = slices.Grow(b, s.lineLength())
 	b = append(b, sigPrefix...)
 	b = append(b, s.Name...)
 	b = append(b, ' ')
-	raw := make([]byte, 0, keyIDSize+len(s.Sig))
-	raw = binary.BigEndian.AppendUint32(raw, s.KeyID)
-	raw = append(raw, s.Sig...)
-	b = line.AppendBase64(b, raw)
+	// Six bytes are whole characters of base64, so that what follows can be encoded by itself.
+	var head [keyIDSize + 2]byte
+	binary.BigEndian.PutUint32(head[:], s.KeyID)
+	n := copy(head[keyIDSize:], s.Sig)
+	b = line.AppendBase64(b, head[:keyIDSize+n])
+	b = line.AppendBase64(b, s.Sig[n:])
 	return append(b, '\n')
+}
+
+// lineLength is the length of the signature line with its newline.
+func (s Signature) lineLength() int {
+	return len(sigPrefix) + len(s.Name) + 1 + base64.StdEncoding.EncodedLen(keyIDSize+len(s.Sig)) + 1
 }
 
 // AppendNote appends the signed note: the text of c, an empty line and the signature
 // lines in the order given.
 func AppendNote(b []byte, c Checkpoint, sigs []Signature) []byte {
-	b = c.AppendText(b)
+	length := c.textLength() + 1
+	for _, s := range sigs {
+		length += s.lineLength()
+	}
+	b = c.AppendText(slices.Grow(b, length))
 	b = append(b, '\n')
 	for _, s := range sigs {
 		b = s.Append(b)
@@ -84,7 +97,7 @@ func splitNote(note []byte) (text []byte, sigs []Signature, err error) {
 	if err := checkCharacters(note); err != nil {
 		return nil, nil, err
 	}
-	i := bytes.LastIndex(note, []byte("\n\n"))
+	i := lastEmptyLine(note)
 	if i < 0 {
 		return nil, nil, errors.New("checkpoint: no empty line before the signatures")
 	}
@@ -93,6 +106,19 @@ func splitNote(note []byte) (text []byte, sigs []Signature, err error) {
 		return nil, nil, err
 	}
 	return note[:i+1], sigs, nil
+}
+
+// lastEmptyLine is bytes.LastIndex of two newlines. It looks from the front, where the only one
+// is, because bytes.Index has the processor's help.
+func lastEmptyLine(note []byte) int {
+	last := -1
+	for next := 0; ; next = last + 1 {
+		i := bytes.Index(note[next:], []byte("\n\n"))
+		if i < 0 {
+			return last
+		}
+		last = next + i
+	}
 }
 
 // checkCharacters holds the rule of signed-note for a whole note.
@@ -133,7 +159,7 @@ func parseSignatures(b []byte) ([]Signature, error) {
 		if err != nil {
 			return nil, fmt.Errorf("checkpoint: signature line %d: %w", n, err)
 		}
-		s, err := parseSignature(string(first))
+		s, err := parseSignature(first)
 		if err != nil {
 			return nil, fmt.Errorf("checkpoint: signature line %d: %w", n, err)
 		}
@@ -145,21 +171,21 @@ func parseSignatures(b []byte) ([]Signature, error) {
 
 // parseSignature reads one line. A name may be longer than ours may, because a note may
 // carry signatures of keys that we do not know.
-func parseSignature(s string) (Signature, error) {
-	s, ok := strings.CutPrefix(s, sigPrefix)
+func parseSignature(b []byte) (Signature, error) {
+	b, ok := bytes.CutPrefix(b, []byte(sigPrefix))
 	if !ok {
 		return Signature{}, errors.New("does not begin with an em dash and a space")
 	}
-	name, b64, ok := strings.Cut(s, " ")
-	if !ok || name == "" || strings.ContainsFunc(name, unicode.IsSpace) || strings.Contains(name, "+") {
+	name, b64, ok := bytes.Cut(b, []byte(" "))
+	if !ok || len(name) == 0 || bytes.ContainsFunc(name, unicode.IsSpace) || bytes.Contains(name, []byte("+")) {
 		return Signature{}, errors.New("key name is malformed")
 	}
-	raw, err := line.ParseBase64([]byte(b64))
+	raw, err := line.ParseBase64(b64)
 	if err != nil {
 		return Signature{}, err
 	}
 	if len(raw) <= keyIDSize {
 		return Signature{}, errors.New("signature is empty")
 	}
-	return Signature{Name: name, KeyID: binary.BigEndian.Uint32(raw), Sig: raw[keyIDSize:]}, nil
+	return Signature{Name: string(name), KeyID: binary.BigEndian.Uint32(raw), Sig: raw[keyIDSize:]}, nil
 }
