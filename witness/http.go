@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (h *handler) serve(rw http.ResponseWriter, req *http.Request, do call) int 
 		rw.Header().Set("Retry-After", "1")
 		return answer(rw, http.StatusServiceUnavailable, "too many requests at a time")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, MaxRequest))
+	body, err := readAll(http.MaxBytesReader(rw, req.Body, MaxRequest), req.ContentLength)
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return answer(rw, http.StatusRequestEntityTooLarge, fmt.Sprintf("request is larger than %d bytes", MaxRequest))
 	}
@@ -70,8 +71,20 @@ func (h *handler) serve(rw http.ResponseWriter, req *http.Request, do call) int 
 		return h.refuse(rw, req, err)
 	}
 	rw.Header().Set("Content-Type", textType)
+	// Without a length net/http would cut lines of this size into chunks.
+	rw.Header().Set("Content-Length", strconv.Itoa(len(lines)))
 	_, _ = rw.Write(lines) // The client is gone; what was cosigned stays.
 	return http.StatusOK
+}
+
+// usualRequest is more than most requests take, in bytes.
+const usualRequest = 16 << 10
+
+// readAll reads a body of which a length was announced, or not (-1).
+func readAll(r io.Reader, length int64) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, min(max(length, 0), usualRequest)+bytes.MinRead))
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
 }
 
 func (h *handler) refuse(rw http.ResponseWriter, req *http.Request, err error) int {

@@ -63,6 +63,21 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestHTTPLengths takes a request without an announced length, and announces that of the answer.
+func TestHTTPLengths(t *testing.T) {
+	l := newLog(t, testOrigin, testOrigin)
+	h := inMemory(t, l).Handler()
+	for i, length := range []int64{-1, 0, 1, 1 << 40} { // net/http holds clients to what they announce
+		req := httptest.NewRequest("POST", "/add-checkpoint", io.MultiReader(bytes.NewReader(l.request(t, uint64(i), uint64(i+1)))))
+		req.ContentLength = length
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, req)
+		if r := rec.Result(); r.StatusCode != 200 || r.ContentLength != int64(rec.Body.Len()) {
+			t.Errorf("length %d: %d with a length of %d, want 200 with %d", length, r.StatusCode, r.ContentLength, rec.Body.Len())
+		}
+	}
+}
+
 // TestHTTPStopped answers 503 without details when the witness has stopped.
 func TestHTTPStopped(t *testing.T) {
 	l := newLog(t, testOrigin, testOrigin)

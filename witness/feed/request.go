@@ -20,6 +20,9 @@ import (
 // take 4 KB; a monitoring endpoint's checkpoint adds the log's own lines.
 const maxAnswer = 128 << 10
 
+// usualSize is more than most requests and answers take, in bytes.
+const usualSize = 16 << 10
+
 // maxClock is how far the time of a cosignature may be off this machine's clock.
 const maxClock = 24 * time.Hour
 
@@ -68,6 +71,9 @@ func newClient(t http.RoundTripper) *http.Client {
 			IdleConnTimeout:        2 * time.Minute,
 			MaxResponseHeaderBytes: 32 << 10,
 			DisableCompression:     true,
+			// A request is written, and an answer read, with one system call.
+			WriteBufferSize: usualSize,
+			ReadBufferSize:  usualSize,
 		}
 	}
 	return &http.Client{
@@ -104,7 +110,9 @@ func (f *Feed) send(ctx context.Context, method, to string, body []byte) (*reply
 	}
 	defer resp.Body.Close()
 	r := &reply{status: resp.StatusCode, header: resp.Header}
-	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	b := bytes.NewBuffer(make([]byte, 0, min(max(resp.ContentLength, 0), usualSize)+bytes.MinRead))
+	_, err = b.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1))
+	r.body = b.Bytes()
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", reason(ctx, err))
 	}
