@@ -91,11 +91,21 @@ func (c *call) askAll() {
 // background, until the next call begins. One that is being asked may still fail, or not have
 // been asked at all when the quorum was met.
 func (f *Feed) askSpare(c *call) {
-	var ctx context.Context
-	ctx, f.endSpare = context.WithCancel(f.ctx)
+	ctx, cancel := context.WithCancel(f.ctx)
+	// Most calls end before any spare witness's turn has come: a timer is all they cost.
+	var timers []*time.Timer
 	for _, e := range f.endpoints {
-		if !c.has(e) {
-			f.start(func() { e.serveSpare(ctx, c) })
+		if c.has(e) {
+			continue
+		}
+		if at, ok := e.turn(time.Now()); ok {
+			timers = append(timers, time.AfterFunc(time.Until(at), func() { f.start(func() { e.serveSpare(ctx, c) }) }))
+		}
+	}
+	f.endSpare = func() {
+		cancel()
+		for _, t := range timers {
+			t.Stop()
 		}
 	}
 }
