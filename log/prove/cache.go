@@ -1,7 +1,6 @@
 package prove
 
 import (
-	"sync"
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -11,10 +10,9 @@ import (
 // ready, 2.2 MiB: receipts are mostly asked for when an event is new.
 const recentEntries = 1 << 15
 
-// cache keeps nodes of complete subtrees. It is bounded by pages: each stands for 65,536
-// entries, with a page of groups and a tile of level 1; of the tiles above there are few.
+// cache keeps nodes of complete subtrees: tiles of level 1 and above, of which a bounded
+// number, and what is recent.
 type cache struct {
-	pages *lru.Cache[uint64, *page]
 	tiles *lru.Cache[tileID, *nodes]
 	// recentGroups and recentTiles are by number, modulo their length. What they point to
 	// is never changed.
@@ -40,53 +38,12 @@ func (c *cache) keepLowTile(t *lowTile) {
 	c.recentTiles[t.number%uint64(len(c.recentTiles))].Store(t)
 }
 
-func newCache(pages int) *cache {
+// newCache returns one for so many tiles of level 1, and the few above them.
+func newCache(tiles int) *cache {
 	// The only error is a size that is not positive.
 	c := &cache{}
-	c.pages, _ = lru.New[uint64, *page](pages)
-	c.tiles, _ = lru.New[tileID, *nodes](pages + pages/tileWidth + tileHeight)
+	c.tiles, _ = lru.New[tileID, *nodes](tiles + tiles/tileWidth + tileHeight)
 	return c
-}
-
-// page holds the nodes over the groups of 256 tiles of level 0, 64 KiB.
-type page struct {
-	mu sync.Mutex
-	// n is how many groups are known of each tile.
-	n     [tileWidth]uint8
-	nodes [tileWidth][groups]Hash
-}
-
-// groups fills into with the nodes over a tile's first groups and says whether it could.
-func (c *cache) groups(tile uint64, into []Hash) bool {
-	pg, ok := c.pages.Get(tile / tileWidth)
-	if !ok {
-		return false
-	}
-	at := tile % tileWidth
-	pg.mu.Lock()
-	defer pg.mu.Unlock()
-	if int(pg.n[at]) < len(into) {
-		return false
-	}
-	copy(into, pg.nodes[at][:])
-	return true
-}
-
-// keepGroups remembers the nodes over a tile's first groups.
-func (c *cache) keepGroups(tile uint64, nodes []Hash) {
-	pg, ok := c.pages.Get(tile / tileWidth)
-	if !ok {
-		pg = &page{}
-		if before, ok, _ := c.pages.PeekOrAdd(tile/tileWidth, pg); ok {
-			pg = before
-		}
-	}
-	at := tile % tileWidth
-	pg.mu.Lock()
-	defer pg.mu.Unlock()
-	if n := copy(pg.nodes[at][:], nodes); n > int(pg.n[at]) {
-		pg.n[at] = uint8(n)
-	}
 }
 
 type tileID struct {

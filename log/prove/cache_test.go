@@ -54,7 +54,7 @@ func TestWhatIsRead(t *testing.T) {
 		}
 	}
 	c = &counted{Source: r}
-	p = prove.New(c, 4)
+	p = prove.New(c, 4).WithNodes(openNodes(t, t.TempDir()))
 	ask(p, 69_995)
 	tiles := c.tiles.Load()
 	if tiles > 6 {
@@ -117,11 +117,12 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// TestConcurrent asks for proofs of many sizes at once, with a cache that is too small.
+// TestConcurrent asks for proofs of many sizes at once, with a cache that is too small and
+// nodes that are not there yet.
 func TestConcurrent(t *testing.T) {
 	r := &tree{}
 	r.add(t, 67_000)
-	alone, shared := prove.New(r, 0), prove.New(r, 1)
+	alone, shared := prove.New(r, 0), prove.New(r, 1).WithNodes(openNodes(t, t.TempDir()))
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {

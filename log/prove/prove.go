@@ -1,11 +1,12 @@
 // Package prove computes inclusion proofs, consistency proofs and roots from the leaves
 // and tiles that a store holds.
 //
-// A proof reads the 32 leaves around its index and, where a bounded cache does not have
-// them, at most one tile a level. The cache holds nodes that never change: of a tile that
-// grows, the widest that was needed. A Prover may be used concurrently and makes nothing
-// durable. It is trusted for nothing: every proof can be checked against a signed
-// checkpoint, and the signer checks what it signs with a Prover that caches nothing.
+// A proof reads the 32 leaves around its index, or their hashes from Nodes, and at most one
+// tile a level; a bounded cache has most of those above level 0. It holds nodes that never
+// change: of a tile that grows, the widest that was needed. A Prover may be used concurrently
+// and makes nothing durable. It is trusted for nothing: every proof can be checked against a
+// signed checkpoint, and the signer checks what it signs with a Prover that has neither cache
+// nor Nodes.
 package prove
 
 import (
@@ -40,23 +41,31 @@ type Source interface {
 type Prover struct {
 	source Source
 	cache  *cache // nil keeps nothing
+	nodes  *Nodes // nil without WithNodes
 	// edge is that of the size that was asked for last; kept with a cache only.
 	edge  atomic.Pointer[edge]
 	walks sync.Pool
 }
 
-// New returns a Prover that keeps the nodes over up to pages times 65,536 entries, 80 KiB
-// each; 0 keeps none.
-func New(source Source, pages int) *Prover {
+// New returns a Prover that keeps up to so many tiles of level 1 in memory, each the nodes over
+// 65,536 entries in 16 KiB; 0 keeps nothing.
+func New(source Source, tiles int) *Prover {
 	p := &Prover{source: source}
-	if pages > 0 {
-		p.cache = newCache(pages)
+	if tiles > 0 {
+		p.cache = newCache(tiles)
 	}
 	p.walks.New = func() any {
 		w := &walk{p: p}
 		w.take = w.takeLeaf
 		return w
 	}
+	return p
+}
+
+// WithNodes lets a Prover that keeps tiles in memory read what is kept in n, and keep there what is
+// missing; n may be nil. It is to be called before the first question.
+func (p *Prover) WithNodes(n *Nodes) *Prover {
+	p.nodes = n
 	return p
 }
 

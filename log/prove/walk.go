@@ -12,8 +12,9 @@ const (
 	// tileHeight is the height of a tile, and tileWidth how many nodes its lowest row has.
 	tileHeight = 8
 	tileWidth  = 1 << tileHeight
-	// groupHeight is the height of the subtrees that are read as leaves. Nodes of this
-	// height are cached, lower ones are hashed for each proof.
+	// groupHeight is the height of the subtrees that are read as leaves, or as the hashes of
+	// leaves from Nodes, which has the nodes of this height too; those between are hashed
+	// for each proof.
 	groupHeight = 5
 	groupWidth  = 1 << groupHeight
 	// groups is the number of groups in a tile.
@@ -46,6 +47,8 @@ type walk struct {
 	take    func(uint64, []byte) error
 	filling *group
 	taken   int
+	// buf is what was read of Nodes.
+	buf nodeBuffer
 }
 
 // group holds the complete nodes of heights 0 to 4 over 32 leaves, lowTile those of heights
@@ -238,18 +241,36 @@ func (w *walk) loadGroup(ctx context.Context, number uint64) error {
 		g = new(group)
 	}
 	g.n = 0
-	if w.row.n > 0 && w.row.number == tile {
-		copy(g.nodes[:n], w.row.nodes[start%tileWidth:])
-	} else if err := w.readLeaves(ctx, g, start, n); err != nil {
-		return err
+	if !w.readGroup(g, number, n) {
+		if w.row.n > 0 && w.row.number == tile {
+			copy(g.nodes[:n], w.row.nodes[start%tileWidth:])
+		} else if err := w.readLeaves(ctx, g, start, n); err != nil {
+			return err
+		} else if n == groupWidth {
+			w.p.nodes.Keep(start, g.nodes[:n], nil)
+		}
+		fold(g.nodes[:], n)
 	}
-	fold(g.nodes[:], n)
 	g.number, g.n = number, n
 	if recent {
 		w.p.cache.keepGroup(g)
 	}
 	w.group = g
 	return nil
+}
+
+// readGroup fills a group with the hashes of its leaves that are kept in Nodes, and says
+// whether they are there and are those under the node of the tile, which is loaded.
+func (w *walk) readGroup(g *group, number uint64, n int) bool {
+	tile := number / groups
+	if w.p.nodes == nil || n < groupWidth || w.row.n > 0 && w.row.number == tile {
+		return false
+	}
+	if !w.p.nodes.leaves.read(number*groupWidth, g.nodes[:groupWidth], &w.buf) {
+		return false
+	}
+	fold(g.nodes[:], groupWidth)
+	return g.nodes[rowAt(groupWidth, groupHeight)] == w.tile.nodes[number%groups]
 }
 
 // readLeaves reads the leaves of a group.
@@ -290,22 +311,40 @@ func (w *walk) loadTile(ctx context.Context, number uint64) error {
 		t = new(lowTile)
 	}
 	t.n = 0
-	if !w.p.cache.groups(number, t.nodes[:n]) {
+	kept, err := w.readTileGroups(ctx, t, number, n)
+	if err != nil {
+		return err
+	}
+	if !kept {
 		if err := w.loadRow(ctx, number); err != nil {
 			return err
 		}
 		for i := range n {
 			t.nodes[i] = root(w.row.nodes[i*groupWidth:][:groupWidth])
 		}
-		w.p.cache.keepGroups(number, t.nodes[:n])
+		fold(t.nodes[:], n)
+		if n == groups { // Else its leaves have just been appended, and kept.
+			w.p.nodes.Keep(number*tileWidth, w.row.nodes[:], t.nodes[:groups])
+		}
 	}
-	fold(t.nodes[:], n)
 	t.number, t.n = number, n
 	if recent {
 		w.p.cache.keepLowTile(t)
 	}
 	w.tile = t
 	return nil
+}
+
+// readTileGroups fills a tile of level 0 with the nodes over its n groups that are kept in
+// Nodes, and says whether they are there and are those under the node of level 1. Only a
+// complete tile has that.
+func (w *walk) readTileGroups(ctx context.Context, t *lowTile, number uint64, n int) (bool, error) {
+	if w.p.nodes == nil || n < groups || !w.p.nodes.groups.read(number*groups, t.nodes[:groups], &w.buf) {
+		return false, nil
+	}
+	fold(t.nodes[:], groups)
+	over, err := w.node(ctx, tileHeight, number)
+	return err == nil && over == t.nodes[rowAt(groups, tileHeight-groupHeight)], err
 }
 
 // root returns the root over a power of two of nodes.
