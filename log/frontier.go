@@ -14,22 +14,25 @@ type frontier struct {
 	roots []prove.Hash
 }
 
-// add appends a leaf, given by its hash, and appends to nodes the subtrees of 256^level
-// leaves, level 1 and above, that it completes.
-func (f *frontier) add(h prove.Hash, nodes []storage.Node) []storage.Node {
+// add appends a leaf, given by its hash, and appends what it completes: to nodes the subtrees
+// of 256^level leaves, level 1 and above, and to groups those that prove.Nodes keeps.
+func (f *frontier) add(h prove.Hash, nodes []storage.Node, groups []prove.Hash) ([]storage.Node, []prove.Hash) {
 	level := uint(0)
 	for n := f.size; n&1 == 1; n >>= 1 {
 		last := len(f.roots) - 1
 		h = prove.HashChildren(&f.roots[last], &h)
 		f.roots = f.roots[:last]
 		level++
-		if level%8 == 0 {
+		switch {
+		case level == prove.GroupHeight:
+			groups = append(groups, h)
+		case level%8 == 0:
 			nodes = append(nodes, storage.Node{Level: uint8(level / 8), Index: f.size >> level, Hash: h})
 		}
 	}
 	f.roots = append(f.roots, h)
 	f.size++
-	return nodes
+	return nodes, groups
 }
 
 // root returns the RFC 6962 root of the tree.

@@ -52,7 +52,7 @@ var (
 // MaxEvents is how many events one call may bring.
 const MaxEvents = 1000
 
-// Config is what a Log is made of. The log owns none of Store, Index and Ledger: whoever
+// Config is what a Log is made of. The log owns none of Store, Index, Nodes and Ledger: whoever
 // opened them closes them, after Run has returned.
 type Config struct {
 	// Origin names the log in its checkpoints.
@@ -63,6 +63,9 @@ type Config struct {
 	Store storage.Store
 	// Index is the writer's memory; it is brought up to date by Open.
 	Index *index.Index
+	// Nodes are the hashes that are kept for proofs. Nil keeps none, and proofs of old entries
+	// are slow.
+	Nodes *prove.Nodes
 	// Ledger is the signer's memory.
 	Ledger *ledger.Ledger
 	// Policy names the witnesses and the quorum without which nothing is published. Nil
@@ -93,8 +96,9 @@ const (
 	// DefaultMaxPending is about 32 MiB of ordinary events.
 	DefaultMaxPending = 1 << 16
 
-	// cachedPages bounds the nodes kept for proofs to 40 MiB, enough for 33 million entries.
-	cachedPages = 512
+	// cachedTiles bounds the nodes kept in memory for proofs to 16 MiB, enough for 67 million
+	// entries; the others come from Config.Nodes.
+	cachedTiles = 1024
 )
 
 // Log is an open log.
@@ -132,7 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg:     cfg,
 		store:   cfg.Store,
 		index:   cfg.Index,
-		prover:  prove.New(cfg.Store, cachedPages),
+		prover:  prove.New(cfg.Store, cachedTiles).WithNodes(cfg.Nodes),
 		logger:  cfg.Logger,
 		metrics: newMetrics(),
 		pool:    newPool(cfg.MaxPending, cfg.Quota),

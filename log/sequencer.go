@@ -18,7 +18,7 @@ import (
 
 // sequencer gives events their places: what extends the tree. It takes what has gathered
 // while the last batch was synced, commits it, wakes the publisher, acknowledges it, and
-// hands it on to the index. While a batch is being synced and much comes meanwhile, a second
+// hands it on to the index and to the nodes kept for proofs. While a batch is being synced and much comes meanwhile, a second
 // goroutine begins with the next one: its places, leaves and nodes.
 //
 // After a failed commit the frontier and recent are ahead of a store whose state is
@@ -26,7 +26,7 @@ import (
 type sequencer struct {
 	log   *Log
 	rows  chan applyJob
-	spare chan []index.Row // memory of rows that the index has taken
+	spare chan applyJob // memory of jobs that are done
 
 	// mu guards what follows. writeBatches holds it, but while a batch is being committed
 	// and acknowledged.
@@ -56,12 +56,15 @@ type batch struct {
 	entries  []storage.Entry
 	hashes   []prove.Hash // of the leaves
 	nodes    []storage.Node
+	groups   []prove.Hash // nodes over groups that the batch completes
 }
 
-// applyJob is one committed batch on its way into the index.
+// applyJob is one committed batch on its way into the index and the nodes.
 type applyJob struct {
 	rows   []index.Row
 	cursor index.Cursor
+	// leaves and groups are the batch's hashes and groups.
+	leaves, groups []prove.Hash
 }
 
 // applyQueue is how many batches may wait for the index before the next batch waits for
@@ -74,7 +77,7 @@ func newSequencer(ctx context.Context, l *Log, head storage.Head) (*sequencer, e
 		return nil, fmt.Errorf("loading the right edge of the tree: %w", err)
 	}
 	s := &sequencer{
-		log: l, rows: make(chan applyJob, applyQueue), spare: make(chan []index.Row, applyQueue),
+		log: l, rows: make(chan applyJob, applyQueue), spare: make(chan applyJob, applyQueue),
 		head: head, clock: head.Time, next: &batch{old: head}, flight: &batch{old: head},
 	}
 	s.frontier = frontier{size: head.Size, roots: make([]prove.Hash, len(hashes))}
@@ -166,11 +169,11 @@ func (s *sequencer) write(ctx context.Context, b *batch, next storage.Head) erro
 	s.log.metrics.committed(len(b.entries), len(b.payloads), time.Since(begin))
 	s.log.logger.DebugContext(ctx, "batch committed", slog.Int("entries", len(b.entries)), slog.Uint64("size", next.Size))
 	s.log.pub.wake()
-	rows := b.indexRows(s.spareRows())
+	job := b.job(s.spareJob(), index.Cursor{Size: next.Size, Root: next.Root})
 	b.finish(nil)
 	// The index may have to be waited for. The calls have their answers by then, and their
 	// events may be gone.
-	s.rows <- applyJob{rows: rows, cursor: index.Cursor{Size: next.Size, Root: next.Root}}
+	s.rows <- job
 	return nil
 }
 
@@ -237,7 +240,7 @@ func (s *sequencer) add(ctx context.Context, events, bytes int) error {
 	}
 	b.encode(first)
 	for i := first; i < len(b.hashes); i++ {
-		b.nodes = s.frontier.add(b.hashes[i], b.nodes)
+		b.nodes, b.groups = s.frontier.add(b.hashes[i], b.nodes, b.groups)
 	}
 	return nil
 }
@@ -379,32 +382,34 @@ func (b *batch) reset(old storage.Head) {
 	b.filling = filling{parts: b.parts[:0]}
 	b.records, b.sources, b.ends = b.records[:0], b.sources[:0], b.ends[:0]
 	b.salts, b.payloads, b.leaves = b.salts[:0], b.payloads[:0], b.leaves[:0]
-	b.entries, b.hashes, b.nodes = b.entries[:0], b.hashes[:0], b.nodes[:0]
+	b.entries, b.hashes, b.nodes, b.groups = b.entries[:0], b.hashes[:0], b.nodes[:0], b.groups[:0]
 }
 
-// indexRows appends what the batch adds to the index.
-func (b *batch) indexRows(rows []index.Row) []index.Row {
-	rows = slices.Grow(rows, len(b.records))
+// job returns what is left to do when a batch is committed, in the memory of j.
+func (b *batch) job(j applyJob, cursor index.Cursor) applyJob {
+	j.cursor = cursor
+	j.rows = slices.Grow(j.rows[:0], len(b.records))
 	for i := range b.records {
 		r := &b.records[i]
-		rows = append(rows, index.Row{Index: r.Index, Event: b.sources[i].id, Key: b.sources[i].key, KeySequence: r.KeySequence})
+		j.rows = append(j.rows, index.Row{Index: r.Index, Event: b.sources[i].id, Key: b.sources[i].key, KeySequence: r.KeySequence})
 	}
-	return rows
+	j.leaves, j.groups = append(j.leaves[:0], b.hashes...), append(j.groups[:0], b.groups...)
+	return j
 }
 
-// spareRows returns the memory of a batch that the index has taken, empty, or nil.
-func (s *sequencer) spareRows() []index.Row {
+// spareJob returns one that is done, for its memory, or an empty one.
+func (s *sequencer) spareJob() (j applyJob) {
 	select {
-	case rows := <-s.spare:
-		return rows[:0]
+	case j = <-s.spare:
 	default:
-		return nil
 	}
+	return j
 }
 
-// applyRows keeps the index up with the commits.
+// applyRows keeps the index, and the nodes for proofs, up with the commits.
 func (s *sequencer) applyRows() error {
 	for job := range s.rows {
+		s.log.cfg.Nodes.Keep(job.cursor.Size-uint64(len(job.leaves)), job.leaves, job.groups)
 		if err := s.log.index.Apply(job.rows, job.cursor); err != nil {
 			s.log.fail(err)
 			for range s.rows { // the sequencer may be waiting to hand over
@@ -412,7 +417,7 @@ func (s *sequencer) applyRows() error {
 			return err
 		}
 		select {
-		case s.spare <- job.rows:
+		case s.spare <- job:
 		default:
 		}
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logdir"
+	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/log/recovery"
 	"github.com/keytrail/keytrail/log/server"
 	"github.com/keytrail/keytrail/log/view"
@@ -190,12 +191,17 @@ func run(ctx context.Context, d *logdir.Dir, creds *tls.Config, logger *slog.Log
 		return err
 	}
 	defer closing("index", x.Close)
+	nodes, err := prove.OpenNodes(d.Nodes(), logger)
+	if err != nil {
+		return err
+	}
+	defer closing("nodes for proofs", nodes.Close)
 	trust, err := policy.Parse([]byte(d.Policy))
 	if err != nil {
 		return fmt.Errorf("reading the log's policy: %w", err)
 	}
 	l, err := log.Open(ctx, log.Config{
-		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Ledger: led,
+		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Nodes: nodes, Ledger: led,
 		Policy:      trust,
 		Witness:     feed.Config{Timeout: d.Config.Witness.Timeout, Grace: d.Config.Witness.Grace, PerDay: d.Config.Witness.PerDay},
 		MinInterval: d.Config.MinInterval, Refresh: d.Config.Refresh, MaxPending: d.Config.MaxPending, Quota: d.Config.Quota.Rates(), Logger: logger,

@@ -8,6 +8,7 @@
 //	signer/       the signer's ledger
 //	store/        tree and payloads
 //	index/        the writer's memory; can be deleted while the log is stopped
+//	nodes/        hashes for proofs; can be deleted while the log is stopped
 //	views/        what lists and histories read; can be deleted while the log is stopped
 //
 // Init makes a directory, Load reads one; neither opens store or ledger for long. Private
@@ -50,6 +51,9 @@ func (d *Dir) Store() string { return filepath.Join(d.Path, "store") }
 
 // Index is the path of the writer's memory.
 func (d *Dir) Index() string { return filepath.Join(d.Path, "index") }
+
+// Nodes is the path of the hashes for proofs.
+func (d *Dir) Nodes() string { return filepath.Join(d.Path, "nodes") }
 
 // Views is the path of the views.
 func (d *Dir) Views() string { return filepath.Join(d.Path, "views") }

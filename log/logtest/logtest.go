@@ -22,6 +22,7 @@ import (
 	"github.com/keytrail/keytrail/log/fsck"
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
+	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/proto/checkpoint"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/storage"
@@ -68,6 +69,9 @@ func (d *Dir) Ledger() string { return filepath.Join(d.Path, "ledger") }
 // Index is the path of the index.
 func (d *Dir) Index() string { return filepath.Join(d.Path, "index") }
 
+// Nodes is the path of the hashes for proofs.
+func (d *Dir) Nodes() string { return filepath.Join(d.Path, "nodes") }
+
 // DropIndex loses the index, as an operator may while the log is stopped.
 func (d *Dir) DropIndex(t testing.TB) {
 	t.Helper()
@@ -107,6 +111,7 @@ type Log struct {
 
 	dir    *Dir
 	index  *index.Index
+	nodes  *prove.Nodes
 	ledger *ledger.Ledger
 	cancel context.CancelFunc
 	ended  chan error
@@ -137,16 +142,20 @@ func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
-	c := log.Config{Origin: Origin, Signers: d.Signers, Store: s, Index: x, Ledger: led, MinInterval: time.Millisecond}
+	nodes, err := prove.OpenNodes(d.Nodes(), nil)
+	if err != nil {
+		return nil, errors.Join(err, x.Close(), led.Close())
+	}
+	c := log.Config{Origin: Origin, Signers: d.Signers, Store: s, Index: x, Nodes: nodes, Ledger: led, MinInterval: time.Millisecond}
 	if d.Change != nil {
 		d.Change(&c)
 	}
 	inner, err := log.Open(t.Context(), c)
 	if err != nil {
-		return nil, errors.Join(err, x.Close(), led.Close())
+		return nil, errors.Join(err, x.Close(), nodes.Close(), led.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Log{Log: inner, Store: s, dir: d, index: x, ledger: led, cancel: cancel, ended: make(chan error, 1)}
+	l := &Log{Log: inner, Store: s, dir: d, index: x, nodes: nodes, ledger: led, cancel: cancel, ended: make(chan error, 1)}
 	go func() { l.ended <- inner.Run(ctx) }()
 	running := new(atomic.Pointer[Log])
 	running.Store(l)
@@ -164,7 +173,7 @@ func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 func (l *Log) Stop() error {
 	l.once.Do(func() {
 		l.cancel()
-		l.err = errors.Join(<-l.ended, l.index.Close(), l.ledger.Close())
+		l.err = errors.Join(<-l.ended, l.index.Close(), l.nodes.Close(), l.ledger.Close())
 		l.running.Store(nil)
 	})
 	return l.err

@@ -11,6 +11,7 @@ import (
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
 	"github.com/keytrail/keytrail/log/logdir"
+	"github.com/keytrail/keytrail/log/prove"
 	"github.com/keytrail/keytrail/log/view"
 	"github.com/keytrail/keytrail/proto/policy"
 	"github.com/keytrail/keytrail/storage/pebblestore"
@@ -58,12 +59,17 @@ func OpenKeytrail(ctx context.Context, dir string) (k *Keytrail, err error) {
 		return k, err
 	}
 	k.stop = append([]func() error{x.Close}, k.stop...)
+	nodes, err := prove.OpenNodes(d.Nodes(), nil)
+	if err != nil {
+		return k, err
+	}
+	k.stop = append([]func() error{nodes.Close}, k.stop...)
 	trust, err := policy.Parse([]byte(d.Policy))
 	if err != nil {
 		return k, fmt.Errorf("reading the log's policy: %w", err)
 	}
 	k.Log, err = log.Open(ctx, log.Config{
-		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Ledger: led, Policy: trust,
+		Origin: d.Config.Origin, Signers: d.Signers, Store: store, Index: x, Nodes: nodes, Ledger: led, Policy: trust,
 		MinInterval: d.Config.MinInterval, Refresh: d.Config.Refresh, MaxPending: d.Config.MaxPending,
 	})
 	if err != nil {
