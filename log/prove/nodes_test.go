@@ -89,6 +89,9 @@ func TestDamagedNodes(t *testing.T) {
 		},
 	} {
 		for _, files := range [][]string{{"leaves"}, {"groups"}, {"leaves", "groups"}} {
+			if testing.Short() && len(files) == 1 {
+				continue
+			}
 			t.Run(fmt.Sprint(name, files), func(t *testing.T) {
 				dir := t.TempDir()
 				n := openNodes(t, dir)
