@@ -26,7 +26,7 @@ func TestNodesFollowCommits(t *testing.T) {
 			for i := range events {
 				events[i] = logtest.Prepare(t, logtest.Event(int(size)+i, "key"))
 			}
-			if _, err := l.Log.Append(t.Context(), "", events); err != nil {
+			if _, err := l.Append(t.Context(), "", events); err != nil {
 				t.Fatal(err)
 			}
 			size += uint64(n)
