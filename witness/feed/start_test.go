@@ -353,7 +353,8 @@ func TestStartRealWitnesses(t *testing.T) {
 	}
 	wantCosigned(t, f, l, p, 10, 6)
 
-	p = testPolicy(t, l, 3, fresh.party, behind.party, ahead.party)
+	// Each of them alone would be a quorum, so that the start waits for all.
+	p = testPolicy(t, l, 1, fresh.party, behind.party, ahead.party)
 	g := open(t, feed.Config{Policy: p, Tree: l, Grace: 10 * time.Second})
 	e, ok := errors.AsType[*feed.AheadError](g.Start(t.Context(), l.at(10), l.note(t, 10)))
 	if !ok || e.Size != 12 || len(e.Note) == 0 {
