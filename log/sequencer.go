@@ -142,9 +142,9 @@ func (s *sequencer) seal(ctx context.Context) (b *batch, next storage.Head, err 
 	if err != nil {
 		return b, next, err
 	}
-	next = storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: s.clock}
-	if len(b.records) == 0 {
-		next = s.head
+	next = s.head
+	if n := len(b.records); n > 0 {
+		next = storage.Head{Size: s.frontier.size, Root: s.frontier.root(), Time: b.records[n-1].LoggedAt}
 	}
 	s.next, s.flight = s.flight, b
 	s.next.reset(next)
@@ -185,7 +185,6 @@ const (
 	maxAheadBytes  = maxBatchBytes / 2
 	maxAheadShare  = 16  // of Config.MaxPending
 	aheadStep      = 256 // events
-	aheadStepBytes = 256 << 10
 )
 
 // workAhead makes parts of the next batch, when the pool says that it is worth it, until end
@@ -206,14 +205,15 @@ func (s *sequencer) workAhead(ctx context.Context, end <-chan struct{}) {
 func (s *sequencer) makeAhead(ctx context.Context) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	events, bytes := s.next.events+aheadStep, s.next.bytes+aheadStepBytes
 	most := min(maxAheadEvents, s.log.cfg.MaxPending/maxAheadShare)
-	if s.failed != nil || s.next.events >= most || s.next.bytes >= maxAheadBytes {
-		return false
-	}
-	events, bytes = min(events, most), min(bytes, maxAheadBytes)
 	had := len(s.next.parts)
-	s.failed = s.add(ctx, events, bytes)
+	// A part that is larger than a step is a step by itself.
+	for _, step := range []int{aheadStep, most} {
+		if s.failed != nil || len(s.next.parts) > had {
+			break
+		}
+		s.failed = s.add(ctx, min(s.next.events+step, most), maxAheadBytes)
+	}
 	return s.failed == nil && len(s.next.parts) > had
 }
 
