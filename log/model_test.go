@@ -21,6 +21,7 @@ import (
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
 	"github.com/keytrail/keytrail/proto/record"
 	"github.com/keytrail/keytrail/storage/pebblestore"
+	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
 // sent is an event as the model knows it: a number, which is its id, and a variant, which
@@ -78,7 +79,7 @@ type model struct {
 	t       *rapid.T
 	tb      testing.TB
 	rng     *rand.Rand
-	fsys    *vfs.MemFS
+	fsys    *storagetest.SyncFS
 	dir     *logtest.Dir
 	store   *pebblestore.Store
 	watched *logtest.Watched
@@ -97,7 +98,7 @@ type model struct {
 func newModel(tb testing.TB, t *rapid.T, dir *logtest.Dir) *model {
 	m := &model{
 		t: t, tb: tb, rng: rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)),
-		fsys: vfs.NewCrashableMem(), dir: dir, history: logtest.NewHistory(),
+		fsys: storagetest.NewSyncFS(), dir: dir, history: logtest.NewHistory(),
 		byID: make(map[int]int), keys: make(map[string][]int),
 	}
 	s, err := pebblestore.Create("store", m.options())
@@ -227,12 +228,13 @@ func (m *model) crash(r round) {
 	var led []byte
 	var fsys *vfs.MemFS
 	m.watched.Crash(func() {
-		fsys = m.fsys.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.unsynced, RNG: m.rng})
+		fsys = m.fsys.Snapshot(vfs.CrashCloneCfg{UnsyncedDataPercent: r.unsynced, RNG: m.rng})
 		led = m.dir.ReadLedger(m.tb)
 	})
 	m.must(m.log.Stop())
 	m.must(m.store.Close())
-	m.fsys, m.dir.IndexFS = fsys, fsys
+	m.fsys = storagetest.OverMem(fsys)
+	m.dir.IndexFS = m.fsys
 	if r.end == crashIndexLost {
 		m.dir.DropIndex(m.tb)
 	}

@@ -16,8 +16,17 @@ type SyncFS struct {
 }
 
 // NewSyncFS returns an empty file system that calls nothing yet.
-func NewSyncFS() *SyncFS {
-	return &SyncFS{MemFS: vfs.NewCrashableMem(), around: func() {}}
+func NewSyncFS() *SyncFS { return OverMem(vfs.NewCrashableMem()) }
+
+// OverMem returns a SyncFS of a crashable file system, such as Snapshot's.
+func OverMem(mem *vfs.MemFS) *SyncFS { return &SyncFS{MemFS: mem, around: func() {}} }
+
+// Snapshot is CrashClone for whoever is not called around a sync: it waits for the syncs that
+// are under way, and is safe while others use the file system.
+func (s *SyncFS) Snapshot(cfg vfs.CrashCloneCfg) *vfs.MemFS {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.CrashClone(cfg)
 }
 
 // Around sets the function. It may clone the file system and must not write to it.
