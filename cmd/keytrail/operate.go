@@ -150,6 +150,9 @@ func (a *app) fsck(ctx context.Context, f *fsckFlags, stdout, stderr io.Writer) 
 	if lost != nil {
 		r.Problems = append(r.Problems, fsck.Problem{Where: "signer's ledger", What: lost.Error()})
 	}
+	if _, err := recovery.Predecessor(d.Path); err != nil {
+		r.Problems = append(r.Problems, fsck.Problem{Where: "predecessor's statement", What: err.Error()})
+	}
 	err = s.VerifyTables(ctx, func(file, what string) {
 		r.Problems = append(r.Problems, fsck.Problem{Where: file, What: what})
 	})
