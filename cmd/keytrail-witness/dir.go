@@ -65,7 +65,7 @@ func (l location) make(ctx context.Context, name string) ([]keystore.Key, error)
 	if err != nil {
 		return nil, err
 	}
-	s, err := pebblestore.Create(l.store(), pebblestore.Options{})
+	s, err := pebblestore.Create(l.store(), pebblestore.Options{OnFatal: cli.OnFatal("keytrail-witness")})
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (l location) openStore(logger *slog.Logger) (storage.Store, error) {
 			if logger != nil {
 				logger.Error("the store cannot be trusted to keep what it is given; ending", slog.Any("error", err))
 			} else {
-				fmt.Fprintln(os.Stderr, "keytrail-witness: error: the store cannot be trusted to keep what it is given:", err)
+				cli.OnFatal("keytrail-witness")(err)
 			}
 			os.Exit(cli.ExitError)
 		},

@@ -45,7 +45,7 @@ usual. A directory that holds anything is refused.`,
 			if err := checkpoint.CheckName(origin); err != nil {
 				return cli.Usage("--origin: %v", err)
 			}
-			d, err := logdir.Init(dir, origin)
+			d, err := logdir.Make(dir, origin, cli.OnFatal("keytrail"))
 			if errors.Is(err, fs.ErrExist) {
 				return cli.Hint(err, "choose an empty directory; an existing log is never overwritten")
 			}

@@ -109,9 +109,9 @@ func openStopped(d *logdir.Dir, readOnly bool) (*stopped, error) {
 	case err != nil:
 		return nil, err
 	}
-	s, err := pebblestore.Open(d.Store(), pebblestore.Options{ReadOnly: readOnly})
+	s, err := pebblestore.Open(d.Store(), pebblestore.Options{ReadOnly: readOnly, OnFatal: cli.OnFatal("keytrail")})
 	if errors.Is(err, fs.ErrNotExist) {
-		s, err = pebblestore.Create(d.Store(), pebblestore.Options{})
+		s, err = pebblestore.Create(d.Store(), pebblestore.Options{OnFatal: cli.OnFatal("keytrail")})
 	}
 	if err != nil {
 		err = errors.Join(err, l.Close())
@@ -278,7 +278,7 @@ func (a *app) endLog(ctx context.Context, d *logdir.Dir, f recoverFlags, stdout,
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	e := recovery.Succession{Old: d, Store: s.store, Ledger: s.ledger, Dir: f.successor, Ask: s.ask(), Now: time.Now()}
+	e := recovery.Succession{Old: d, Store: s.store, Ledger: s.ledger, Dir: f.successor, Ask: s.ask(), Now: time.Now(), OnFatal: cli.OnFatal("keytrail")}
 	if f.last != "" {
 		if e.LastCheckpoint, err = readInput(f.last, checkpoint.MaxNoteSize); err != nil {
 			return err

@@ -115,6 +115,7 @@ func (a *app) restore(ctx context.Context, from, dir string, f *restoreFlags, st
 	r := recovery.Restore{
 		Dir: dir, Config: []byte(c.Config), Policy: []byte(c.Policy), Predecessor: []byte(c.Predecessor), Ledger: f.ledger,
 		Source: &recovery.Source{Entries: b, Size: b.Size(), Checkpoint: b.Checkpoint()}, Progress: progress, Drill: f.check,
+		OnFatal: cli.OnFatal("keytrail"),
 	}
 	begin := time.Now()
 	done, err := r.Run(ctx)

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -25,28 +26,51 @@ var injected = map[string][]string{
 // point is a system call on a kind of file: their names without the numbers.
 type point struct{ call, kind string }
 
-// TestCrashInject lets every kind of system call on every kind of file of the log's
-// directory fail in turn, in the real server under strace: the first of each thread, a
-// later one, and all from the first on. The server ends and says why, or goes on; it never
-// panics or hangs, and whatever it has acknowledged is there when it runs again. One log
-// lives through all of it.
-func TestCrashInject(t *testing.T) {
+// needStrace skips a test that makes system calls fail.
+func needStrace(t *testing.T) {
+	t.Helper()
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed")
 	}
 	if out, err := exec.Command("strace", "-o", os.DevNull, "true").CombinedOutput(); err != nil {
 		t.Skipf("strace may not trace here: %v\n%s", err, out)
 	}
+}
+
+// TestCrashInject lets every kind of system call on every kind of file of the log's
+// directory fail in turn, in the real server under strace: the first of each thread, a
+// later one, and all from the first on. The server ends and says why, or goes on; it never
+// panics or hangs, and whatever it has acknowledged is there when it runs again. One log
+// lives through all of it.
+func TestCrashInject(t *testing.T) {
+	needStrace(t)
 	t.Parallel()
 	c := newCluster(t, 0)
+	in := &injection{cluster: c, victim: c.log, root: c.logDir(), enough: 150}
+	in.run(t, 4*time.Minute)
+}
+
+// TestCrashInjectWitness does the same to a witness, without which nothing is published.
+func TestCrashInjectWitness(t *testing.T) {
+	needStrace(t)
+	t.Parallel()
+	c := newCluster(t, 1)
+	in := &injection{cluster: c, victim: c.witnesses[0], root: filepath.Join(c.dir, "w0"), enough: 1000}
+	in.run(t, 2*time.Minute)
+}
+
+// run tries all faults, in any order, for so long in make crash.
+func (in *injection) run(t *testing.T, crash time.Duration) {
+	t.Helper()
+	c := in.cluster
 	c.log.mustStart()
 	l := &load{book: newBook(t, c.policy), dial: c.dial, pause: 5 * time.Millisecond}
-	in := &injection{cluster: c, load: l, chance: rand.New(rand.NewPCG(rand.Uint64(), 0)), outcomes: make(map[string]int)}
+	in.load, in.chance, in.outcomes = l, rand.New(rand.NewPCG(rand.Uint64(), 0)), make(map[string]int)
 	whileFaulty(l, 10*time.Second, func() bool { return l.acks.Load() > 200 })
-	c.log.stop()
+	in.victim.stop()
 	points := in.observe()
 	cases := in.cases(points)
-	end, done := time.Now().Add(lasting(t, 4*time.Minute)), 0
+	end, done := time.Now().Add(lasting(t, crash)), 0
 	for _, ic := range cases {
 		if done >= 3 && time.Now().After(end) {
 			break
@@ -56,18 +80,20 @@ func TestCrashInject(t *testing.T) {
 		}
 	}
 	in.audit(true)
-	c.log.stop()
-	if out, status := fsck(t, c.logDir()); status != 0 {
-		t.Errorf("fsck: status %d\n%s", status, out)
-	}
+	c.stop()
 	t.Logf("%d of %d cases at %d points, %d system calls failed; outcomes %v; %v", done, len(cases), len(points), in.hits, in.outcomes, l.book)
 }
 
 // injection is one log through many faults.
 type injection struct {
 	*cluster
+	// victim is the program that the faults are for, with its files below root.
+	victim *server
+	root   string
 	load   *load
 	chance *rand.Rand
+	// enough acknowledgements while the victim runs are enough for a case.
+	enough uint64
 	// paths are all files that the server touches, and names that it may use next.
 	paths    []string
 	outcomes map[string]int
@@ -90,9 +116,9 @@ var (
 	numbers = regexp.MustCompile(`[0-9]+`)
 )
 
-// kind is a file's path below the log's directory without numbers.
+// kind is a file's path below root without numbers.
 func (in *injection) kind(path string) string {
-	rel, err := filepath.Rel(in.logDir(), path)
+	rel, err := filepath.Rel(in.root, path)
 	if err != nil || strings.HasPrefix(rel, "..") {
 		return ""
 	}
@@ -101,24 +127,41 @@ func (in *injection) kind(path string) string {
 
 // trace puts a tracer before the next run.
 func (in *injection) trace(args ...string) {
-	in.log.before = append([]string{"strace", "-f", "-qq"}, args...)
+	in.victim.before = append([]string{"strace", "-f", "-qq"}, args...)
 }
 
 // observe runs the server once, without a fault, and returns which system calls it makes on
 // which files.
 func (in *injection) observe() []point {
 	in.tb.Helper()
-	var calls []string
-	for name := range injected {
-		calls = append(calls, name)
-	}
 	file := filepath.Join(in.dir, "trace")
-	in.trace("-y", "-s", "1", "-o", file, "-e", "trace="+strings.Join(calls, ","))
-	in.log.mustStart()
+	in.trace(watching(file)...)
+	in.victim.mustStart()
 	before := in.load.acks.Load()
 	whileFaulty(in.load, 20*time.Second, func() bool { return in.load.acks.Load() > before+100 })
-	in.log.stop()
-	in.log.before = nil
+	in.victim.stop()
+	in.victim.before = nil
+	return in.points(file)
+}
+
+// watching are a tracer's arguments for writing all calls that can be made to fail to a file.
+func watching(file string) []string {
+	calls := slices.Sorted(maps.Keys(injected))
+	return []string{"-y", "-s", "1", "-o", file, "-e", "trace=" + strings.Join(calls, ",")}
+}
+
+// failing are those for letting one case fail.
+func (in *injection) failing(file string, ic injectCase) []string {
+	args := []string{"-o", file, "-e", "trace=" + ic.call, "-e", "inject=" + ic.call + ":error=" + ic.errno + ":when=" + ic.when}
+	for _, p := range in.files(ic.kind) {
+		args = append(args, "-P", p)
+	}
+	return args
+}
+
+// points are the calls on files below root in what a tracer has written.
+func (in *injection) points(file string) []point {
+	in.tb.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		in.tb.Fatal(err)
@@ -170,7 +213,7 @@ func (in *injection) files(kind string) []string {
 	_, suffix, _ := strings.Cut(kind, "#")
 	if numbered && !strings.Contains(suffix, "#") {
 		newest, width := 0, 6
-		entries, _ := os.ReadDir(filepath.Join(in.logDir(), filepath.Dir(prefix)))
+		entries, _ := os.ReadDir(filepath.Join(in.root, filepath.Dir(prefix)))
 		for _, e := range entries {
 			if digits := numbers.FindString(e.Name()); digits != "" {
 				if n, err := strconv.Atoi(digits); err == nil {
@@ -179,7 +222,7 @@ func (in *injection) files(kind string) []string {
 			}
 		}
 		for n := max(0, newest-20); n < newest+40; n++ {
-			out = append(out, filepath.Join(in.logDir(), fmt.Sprintf("%s%0*d%s", prefix, width, n, suffix)))
+			out = append(out, filepath.Join(in.root, fmt.Sprintf("%s%0*d%s", prefix, width, n, suffix)))
 		}
 	}
 	for _, p := range in.paths {
@@ -194,28 +237,24 @@ func (in *injection) files(kind string) []string {
 func (in *injection) try(t *testing.T, ic injectCase) bool {
 	t.Helper()
 	file := filepath.Join(in.dir, "trace")
-	args := []string{"-o", file, "-e", "trace=" + ic.call, "-e", "inject=" + ic.call + ":error=" + ic.errno + ":when=" + ic.when}
-	for _, p := range in.files(ic.kind) {
-		args = append(args, "-P", p)
-	}
-	in.trace(args...)
+	in.trace(in.failing(file, ic)...)
 	outcome := "goes on"
-	if err := in.log.start(); err != nil {
+	if err := in.victim.start(); err != nil {
 		outcome = "does not start"
 	} else {
 		before := in.load.acks.Load()
-		whileFaulty(in.load, 4*time.Second, func() bool { return !in.log.running() || in.load.acks.Load() > before+150 })
-		if !in.log.running() {
+		whileFaulty(in.load, 4*time.Second, func() bool { return !in.victim.running() || in.load.acks.Load() > before+in.enough })
+		if !in.victim.running() {
 			outcome = "ends"
 		}
-		in.log.signal(syscall.SIGTERM)
-		if !in.log.wait(time.Minute) {
-			t.Errorf("%v: it does not end:\n%s", ic, tail(in.log.lastSaid(), 2000))
-			in.log.kill()
+		in.victim.signal(syscall.SIGTERM)
+		if !in.victim.wait(time.Minute) {
+			t.Errorf("%v: it does not end:\n%s", ic, tail(in.victim.lastSaid(), 2000))
+			in.victim.kill()
 		}
 	}
-	if said := in.log.lastSaid(); !in.log.cmd.ProcessState.Success() && !strings.Contains(said, "input/output error") && !strings.Contains(said, "no space left") {
-		t.Errorf("%v: it ended with %v without saying why:\n%s", ic, in.log.cmd.ProcessState, tail(said, 2000))
+	if said := in.victim.lastSaid(); !in.victim.cmd.ProcessState.Success() && !strings.Contains(said, "input/output error") && !strings.Contains(said, "no space left") {
+		t.Errorf("%v: it ended with %v without saying why:\n%s", ic, in.victim.cmd.ProcessState, tail(said, 2000))
 	}
 	trace, _ := os.ReadFile(file)
 	hits := strings.Count(string(trace), "(INJECTED)")
@@ -223,24 +262,24 @@ func (in *injection) try(t *testing.T, ic injectCase) bool {
 		outcome = "not met"
 	}
 	in.outcomes[outcome]++
-	in.log.before = nil
-	if err := in.log.start(); err != nil {
-		t.Errorf("%v: it does not start again: %v\n%s", ic, err, tail(in.log.lastSaid(), 2000))
+	in.victim.before = nil
+	if err := in.victim.start(); err != nil {
+		t.Errorf("%v: it does not start again: %v\n%s", ic, err, tail(in.victim.lastSaid(), 2000))
 		return false
 	}
 	in.audit(false)
-	in.log.kill()
+	in.victim.kill()
 	if t.Failed() {
 		t.Logf("the case was %v (%s)", ic, outcome)
 	}
 	return !t.Failed()
 }
 
-// audit audits the log, which it starts if it is not running.
+// audit audits the log; it starts the victim if it is not running.
 func (in *injection) audit(whole bool) {
 	in.tb.Helper()
-	if !in.log.running() {
-		in.log.mustStart()
+	if !in.victim.running() {
+		in.victim.mustStart()
 	}
 	auditCluster(in.cluster, in.load.book, whole)
 }

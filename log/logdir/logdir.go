@@ -78,7 +78,11 @@ func (d *Dir) file(path string) string {
 // Init makes the directory of a new log: keys, policy, ledger, empty store, configuration.
 // It refuses a directory that holds anything (fs.ErrExist). The configuration is written
 // last, so that what a broken-off Init leaves is no log.
-func Init(dir, origin string) (*Dir, error) {
+func Init(dir, origin string) (*Dir, error) { return Make(dir, origin, nil) }
+
+// Make is Init with the OnFatal of pebblestore.Options, without which a sync that fails can
+// only crash the process.
+func Make(dir, origin string, onFatal func(error)) (*Dir, error) {
 	if err := checkpoint.CheckName(origin); err != nil {
 		return nil, fmt.Errorf("origin %q: %w", origin, err)
 	}
@@ -101,7 +105,7 @@ func Init(dir, origin string) (*Dir, error) {
 	if err := ledger.Create(d.Ledger(), origin); err != nil {
 		return nil, err
 	}
-	s, err := pebblestore.Create(d.Store(), pebblestore.Options{})
+	s, err := pebblestore.Create(d.Store(), pebblestore.Options{OnFatal: onFatal})
 	if err != nil {
 		return nil, err
 	}
@@ -121,15 +125,15 @@ func Init(dir, origin string) (*Dir, error) {
 // Prepare makes the directory of a log that exists already, as from a backup: configuration,
 // policy, an empty store, and places for keys and ledger, which it does not make. Text is
 // the configuration as it is to be written, empty for one that Prepare writes. The directory
-// is there, empty, and for its caller alone.
-func Prepare(dir string, c Config, text []byte, policy string) (*Dir, error) {
+// is there, empty, and for its caller alone. OnFatal is that of pebblestore.Options.
+func Prepare(dir string, c Config, text []byte, policy string, onFatal func(error)) (*Dir, error) {
 	d := &Dir{Path: dir, Config: c, Policy: policy}
 	for _, sub := range []string{"keys", "signer"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("making a log in %s: %w", dir, err)
 		}
 	}
-	s, err := pebblestore.Create(d.Store(), pebblestore.Options{})
+	s, err := pebblestore.Create(d.Store(), pebblestore.Options{OnFatal: onFatal})
 	if err != nil {
 		return nil, err
 	}

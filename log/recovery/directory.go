@@ -114,8 +114,8 @@ func isLogFile(name string) bool {
 
 // makeSuccessor makes the directory of a new log with the configuration and the witnesses of
 // the old one, and with keys and a ledger of its own.
-func makeSuccessor(old *logdir.Dir, dir, origin string) (*logdir.Dir, error) {
-	d, err := logdir.Init(dir, origin)
+func makeSuccessor(old *logdir.Dir, dir, origin string, onFatal func(error)) (*logdir.Dir, error) {
+	d, err := logdir.Make(dir, origin, onFatal)
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Restore struct {
 	Drill bool
 	// Progress, when set, is called now and then.
 	Progress func(stage string, done, total uint64)
+	// OnFatal is that of pebblestore.Options, for the store that is made.
+	OnFatal func(error)
 }
 
 // Restored is what Restore.Run has made.
@@ -96,7 +98,7 @@ func (r *Restore) Run(ctx context.Context) (*Restored, error) {
 
 // build makes the directory and puts it into its place.
 func (r *Restore) build(ctx context.Context, dir string, config logdir.Config, p *policy.Policy) (*Restored, error) {
-	d, err := logdir.Prepare(dir, config, r.Config, string(r.Policy))
+	d, err := logdir.Prepare(dir, config, r.Config, string(r.Policy), r.OnFatal)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +227,7 @@ func clearInside(dir string) error {
 
 // store fills the store, checks it, and brings the ledger.
 func (r *Restore) store(ctx context.Context, d *logdir.Dir, p *policy.Policy) (_ *Restored, err error) {
-	s, err := pebblestore.Open(d.Store(), pebblestore.Options{})
+	s, err := pebblestore.Open(d.Store(), pebblestore.Options{OnFatal: r.OnFatal})
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,8 @@ type Succession struct {
 	Ask AskFunc
 	// Now is the time for the statement.
 	Now time.Time
+	// OnFatal is that of pebblestore.Options, for the successor's store.
+	OnFatal func(error)
 }
 
 // Ended is what Succession.Run did.
@@ -89,7 +91,7 @@ func (s *Succession) Run(ctx context.Context) (*Ended, error) {
 
 // begin makes the successor beside its place, and the statement in it.
 func (s *Succession) begin(next string, signed, kept statement.Tree) error {
-	successor, err := makeSuccessor(s.Old, s.building(), next)
+	successor, err := makeSuccessor(s.Old, s.building(), next, s.OnFatal)
 	if err != nil {
 		return err
 	}
