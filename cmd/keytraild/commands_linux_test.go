@@ -108,7 +108,7 @@ func (c *cluster) tryCommand(t *testing.T, cc *commandCase) {
 		}
 	}
 	cases, done := in.cases(points), 0
-	for end := time.Now().Add(lasting(t, 40*time.Second)); done < len(cases) && (done < 2 || time.Now().Before(end)); done++ {
+	for end := time.Now().Add(lasting(t, 25*time.Second)); done < len(cases) && (done < 2 || time.Now().Before(end)); done++ {
 		cc.before(t, false)
 		in.tryCase(t, cc, cases[done], file)
 		if t.Failed() {

@@ -47,7 +47,7 @@ func TestCrashInject(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 0)
 	in := &injection{cluster: c, victim: c.log, root: c.logDir(), enough: 150}
-	in.run(t, 4*time.Minute)
+	in.run(t, 3*time.Minute)
 }
 
 // TestCrashInjectWitness does the same to a witness, without which nothing is published.
@@ -56,7 +56,7 @@ func TestCrashInjectWitness(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	in := &injection{cluster: c, victim: c.witnesses[0], root: filepath.Join(c.dir, "w0"), enough: 1000}
-	in.run(t, 2*time.Minute)
+	in.run(t, time.Minute)
 }
 
 // run tries all faults, in any order, for so long in make crash.

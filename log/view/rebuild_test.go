@@ -19,6 +19,7 @@ import (
 
 	"github.com/keytrail/keytrail/log/view"
 	keytrailv1 "github.com/keytrail/keytrail/proto/keytrail/v1"
+	"github.com/keytrail/keytrail/storage/storagetest"
 )
 
 const indexDir = "view/index"
@@ -92,27 +93,51 @@ func TestReopen(t *testing.T) {
 	check(t, follow(t, l, dir, view.Options{}).View, l)
 }
 
-// TestPowerLoss cuts the power before and after a segment is written, with none, some and
-// all of the unsynced data lost: the view that is opened then answers the same.
+// TestPowerLoss cuts the power before and after every sync of a view's life, from its creation
+// over the writing of a segment to a clean stop and another start, with none, some and all of
+// the unsynced data lost: the view that is opened then answers the same. make test looks at
+// one in thirteen.
 func TestPowerLoss(t *testing.T) {
+	every := 13
+	if os.Getenv("KEYTRAIL_LONG") != "" {
+		every = 1
+	}
 	l := newFakeLog()
 	l.addRandom(t, rand.New(rand.NewPCG(2, 2)), 1<<16+1000)
-	mem := vfs.NewCrashableMem()
 	l.publish(1)
-	v := follow(t, l, "view", view.Options{FS: mem})
-	rng := rand.New(rand.NewPCG(3, 3))
-	var clones []*vfs.MemFS
+	fsys := storagetest.NewSyncFS()
+	rng := rand.New(rand.NewPCG(3, 3)) // used by one sync at a time
+	var moments []*vfs.MemFS
+	fsys.Around(func() {
+		percent := []int{0, 50, 100}[len(moments)%3]
+		moments = append(moments, fsys.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
+	})
+	v := follow(t, l, "view", view.Options{FS: fsys})
 	for _, size := range []uint64{1<<16 - 1, 1<<16 + 1000} {
 		l.publish(size)
 		v.wait(l)
-		for _, percent := range []int{0, 50, 100} {
-			clones = append(clones, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
-		}
 	}
-	for _, fs := range clones {
-		w := follow(t, l, "view", view.Options{FS: fs})
+	v.stop()
+	v = follow(t, l, "view", view.Options{FS: fsys})
+	v.stop()
+	fsys.Around(func() {})
+	segments := 0
+	for i := len(moments) - 1; i >= 0; i -= every {
+		var out logged
+		l.reads = 0
+		w := follow(t, l, "view", out.options(moments[i]))
+		if l.reads < 1<<16 {
+			segments++ // which was on the disk
+		}
 		check(t, w.View, l)
 		w.stop()
+		if t.Failed() {
+			t.Fatalf("moment %d of %d", i, len(moments))
+		}
+	}
+	t.Logf("%d moments, %d looked at, %d with the segment", len(moments), (len(moments)+every-1)/every, segments)
+	if len(moments) < 30 || segments == 0 {
+		t.Error("the test does not test")
 	}
 }
 
