@@ -17,7 +17,7 @@ GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 T ?= 60s
 
 # How long `make soak` kills, and how many operations it compares with the model: together
-# some 15 minutes on two cores.
+# some 15 minutes on two quiet cores.
 D     ?= 6m
 STEPS ?= 1000000
 
@@ -73,7 +73,7 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 	KEYTRAIL_NETNS=1 go test -count=1 -timeout 10m -v -run NetNS ./cmd/keytraild
 
 crash: ## kills, power loss, full and failing disks, flipped bits: all suites, long
-	KEYTRAIL_LONG=1 go test -count=1 -timeout 30m -run 'Crash|Kill|Model|Power|Fail|Fault|Flip|CutOff|Crowd|Slow|TwoServers|Copied|Paused|Lock|Restore|Clock' ./...
+	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power|Fail|Fault|Flip|Cut|Torn|Damage|NoRoom|Crowd|Slow|Half|NotRead|Limit|Flood|Quota|Two|Copied|Lock|Paused|Clock|Restore' ./...
 
 soak: ## kill log and witnesses under load for D (6m), compare STEPS (1000000) operations with a model
 	KEYTRAIL_SOAK=$(D) go test -count=1 -timeout 24h -v -run 'CrashStorm' ./cmd/keytraild

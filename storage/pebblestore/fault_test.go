@@ -247,7 +247,7 @@ func TestBitFlips(t *testing.T) {
 	closeStore(t, s)
 	perFile := 60
 	if os.Getenv("KEYTRAIL_LONG") != "" {
-		perFile = 5000
+		perFile = 2000
 	}
 	r := rng(1)
 	found, harmless := 0, 0
