@@ -30,7 +30,7 @@ import (
 )
 
 // named is what tells files of a class apart: numbers and hashes.
-var named = regexp.MustCompile(`[0-9a-f-]{16,}|[0-9]+`)
+var named = regexp.MustCompile(`[0-9a-f][0-9a-f-]{15,}|[0-9]+`)
 
 // flips is a directory of a stopped program of which copies are damaged.
 type flips struct {
@@ -68,6 +68,17 @@ func (f *flips) files() map[string][]string {
 		f.t.Fatal(err)
 	}
 	return classes
+}
+
+// want fails the test when a class of files is not there.
+func (f *flips) want(classes ...string) {
+	f.t.Helper()
+	have := f.files()
+	for _, class := range classes {
+		if len(have[class]) == 0 {
+			f.t.Fatalf("there is no %s among %v: the test does not test", class, slices.Sorted(maps.Keys(have)))
+		}
+	}
 }
 
 // each calls try with copies of the directory in each of which one bit is flipped, in the
@@ -160,6 +171,8 @@ func TestFlippedLog(t *testing.T) {
 		rounds = 5
 	}
 	f := newFlips(t, c.logDir())
+	f.want("store/db/tree/#.sst", "store/db/cells/#.sst", "store/mark", "signer/ledger", "index/events-#", "index/manifest",
+		"keys/ed#.key", "policy", "config.yaml", "predecessor.statement")
 	f.each(rounds, func(class, copied, what string) string {
 		out, status := fsck(t, copied)
 		found := "fsck finds it"
@@ -355,6 +368,7 @@ func TestFlippedWitness(t *testing.T) {
 	}
 	size := uint64(len(l.book.events))
 	f := newFlips(t, filepath.Join(c.dir, "w0"))
+	f.want("store/db/cells/#.sst", "store/mark", "counter", "keys/ed#.key", "evidence/#.json")
 	f.each(rounds, func(_, copied, what string) string {
 		w := newServer(t, "keytrail-witness", copied+".stderr", map[string]string{"http": "--listen"}, "--dir", copied, "--log-level", "warn")
 		defer w.kill()
