@@ -174,6 +174,9 @@ func (s *sequencer) write(ctx context.Context, b *batch, next storage.Head) erro
 	// The index may have to be waited for. The calls have their answers by then, and their
 	// events may be gone.
 	s.rows <- job
+	// Who has an answer often has another event: let those who can run go first, and the next
+	// batch is larger.
+	runtime.Gosched()
 	return nil
 }
 
