@@ -50,7 +50,7 @@ func (r *recent) rotate(applied, size uint64) {
 
 // cachedKeys is how many keys a generation of keyHeads holds before the next begins. It is
 // more than the events that the index can lag behind: applyQueue batches, the one that is
-// being indexed, and the one that is being made.
+// being indexed, the one that is being committed, and the one that is being made.
 const cachedKeys = 1 << 15
 
 // keyHeads remembers the last record of each key that one of the last cachedKeys events
