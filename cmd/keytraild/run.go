@@ -68,6 +68,7 @@ It listens on loopback unless DIR/config.yaml names TLS files.`,
 		Args:    cobra.NoArgs,
 		Version: cli.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			tune(os.Getenv)
 			return start(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
