@@ -69,14 +69,16 @@ func TestMinInterval(t *testing.T) {
 	}
 }
 
-// TestBusyInterval has twenty entries come with every checkpoint, and then one with each
-// that takes 3 ms to prove: two checkpoints are 5 ms apart, however short the least interval is.
+// TestBusyInterval has twenty entries come with every checkpoint, then a hundred, and then one
+// with each that takes 3 ms to prove: two checkpoints are 5 or 10 ms apart, however short the least
+// interval is.
 func TestBusyInterval(t *testing.T) {
-	t.Run("many entries", func(t *testing.T) { testBusyInterval(t, 20, 0) })
-	t.Run("slow machine", func(t *testing.T) { testBusyInterval(t, 1, 3*time.Millisecond) })
+	t.Run("many entries", func(t *testing.T) { testBusyInterval(t, 20, 0, 5*time.Millisecond) })
+	t.Run("very many", func(t *testing.T) { testBusyInterval(t, 100, 0, 10*time.Millisecond) })
+	t.Run("slow machine", func(t *testing.T) { testBusyInterval(t, 1, 3*time.Millisecond, 5*time.Millisecond) })
 }
 
-func testBusyInterval(t *testing.T, entries int, slow time.Duration) {
+func testBusyInterval(t *testing.T, entries int, slow, interval time.Duration) {
 	const rounds = 20
 	s := storagetest.NewFaults(memstore.New())
 	l := logtest.Open(t, logtest.NewDir(t), s)
@@ -112,7 +114,7 @@ func testBusyInterval(t *testing.T, entries int, slow time.Duration) {
 		t.Fatal(err)
 	}
 	// Some slack for the first, whose beginning is before its reading of the head.
-	if d := begun[rounds-1].Sub(begun[0]); d < (rounds-1)*45*time.Millisecond/10 {
+	if d := begun[rounds-1].Sub(begun[0]); d < (rounds-1)*interval*9/10 {
 		t.Errorf("%d checkpoints in %v", rounds, d)
 	}
 }

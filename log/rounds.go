@@ -10,15 +10,18 @@ import (
 // cosign by then is durable, and published after the next start.
 const stopPublishing = 2 * time.Second
 
-// busyInterval is the least time between two checkpoints when more than busyEntries wait for
-// the next one, or when the machine is so busy that proving and signing takes half of it. A
-// checkpoint costs as much time of a processor as appending some twenty entries: where few come
-// at a time it is what they wait for, where many come it would take time from appending.
-// busyEntries in DefaultMinInterval are 8,000 a second.
-const (
-	busyInterval = 5 * time.Millisecond
-	busyEntries  = 16
-)
+// busyInterval is the least time between two checkpoints when the machine is so busy that
+// proving and signing takes half of it.
+const busyInterval = 5 * time.Millisecond
+
+// busy says how far apart checkpoints are when more than so many entries wait at the end of the
+// interval before. A checkpoint costs as much time of a processor, and as many syncs, as
+// appending twenty entries and more: where few come at a time it is what they wait for, where many
+// come it would take time from appending. 16 in DefaultMinInterval are 8,000 a second.
+var busy = [...]struct {
+	entries  uint64
+	interval time.Duration
+}{{16, busyInterval}, {64, 2 * busyInterval}}
 
 // pause says when publish has something to do again.
 type pause struct {
@@ -71,10 +74,15 @@ func (p *publisher) rounds(ctx context.Context) error {
 func (p *publisher) pace(ctx context.Context, begin time.Time) (drained bool, err error) {
 	least := max(p.log.cfg.MinInterval, min(2*p.cost, busyInterval))
 	drained, err = p.await(ctx, begin.Add(least), nil, nil)
-	if drained || err != nil || least >= busyInterval || p.log.DurableSize()-p.newest.Size <= busyEntries {
-		return drained, err
+	for _, b := range busy {
+		if drained || err != nil || p.log.DurableSize()-p.newest.Size <= b.entries {
+			break
+		}
+		if least < b.interval {
+			drained, err = p.await(ctx, begin.Add(b.interval), nil, nil)
+		}
 	}
-	return p.await(ctx, begin.Add(busyInterval), nil, nil)
+	return drained, err
 }
 
 // rest waits until there may be something to publish.
