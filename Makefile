@@ -97,7 +97,7 @@ bench: $(BENCH) ## measure keytrail and its peers in turn (ROUNDS, SECONDS, ENTR
 	$(BENCH) table $(BENCH_FLAGS) --only '$(ONLY)' --into '$(INTO)'
 
 bench-plot: $(BENCH) ## draw throughput and latency by clients, batch size, keys and entries into .cache/bench/
-	$(BENCH) plot $(BENCH_FLAGS)
+	$(BENCH) plot $(BENCH_FLAGS) --into '$(INTO)' --mark bench-plot
 
 bench-large: $(BENCH) ## fill, open, read and check a log of ENTRIES (10,000,000; some 12 GB in TMPDIR)
 	$(BENCH) table $(BENCH_FLAGS) --only log --into '$(INTO)' --mark bench-large
