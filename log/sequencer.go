@@ -18,8 +18,9 @@ import (
 
 // sequencer gives events their places: what extends the tree. It takes what has gathered
 // while the last batch was synced, commits it, wakes the publisher, acknowledges it, and
-// hands it on to the index and to the nodes kept for proofs. While a batch is being synced and much comes meanwhile, a second
-// goroutine begins with the next one: its places, leaves and nodes.
+// hands it on to the index and to the nodes kept for proofs. While a batch is being synced
+// and much comes meanwhile, a second goroutine begins with the next one: its places, leaves
+// and nodes.
 //
 // After a failed commit the frontier and recent are ahead of a store whose state is
 // unknown; the sequencer then ends for good.
