@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -72,7 +73,7 @@ func (e *unusableError) Error() string { return e.reason }
 // openExisting opens the database and reads its cursor. Whatever error it returns, the
 // database is closed and building it anew is the way out.
 func (v *View) openExisting() (*pebble.DB, cursor, error) {
-	db, err := pebble.Open(v.fs.PathJoin(v.dir, indexDir), v.options())
+	db, err := v.openPebble(v.fs.PathJoin(v.dir, indexDir))
 	if err != nil {
 		return nil, cursor{}, err
 	}
@@ -86,6 +87,23 @@ func (v *View) openExisting() (*pebble.DB, cursor, error) {
 	return db, cur, nil
 }
 
+// openPebble opens or makes Pebble's directory. Nothing is merged while it is being opened: an
+// opening that fails takes away what a merge works with, and Pebble panics where nobody can
+// recover.
+func (v *View) openPebble(dir string) (*pebble.DB, error) {
+	var opened atomic.Bool
+	o := v.options()
+	o.CompactionConcurrencyRange = func() (lower, upper int) {
+		if !opened.Load() {
+			return 0, 1
+		}
+		return 1, 1
+	}
+	db, err := pebble.Open(dir, o)
+	opened.Store(err == nil)
+	return db, err
+}
+
 // openEmpty removes the database and makes an empty one.
 func (v *View) openEmpty() (*pebble.DB, error) {
 	dir := v.fs.PathJoin(v.dir, indexDir)
@@ -93,7 +111,7 @@ func (v *View) openEmpty() (*pebble.DB, error) {
 		return nil, fmt.Errorf("removing the old view: %w", err)
 	}
 	v.forgetDamage()
-	db, err := pebble.Open(dir, v.options())
+	db, err := v.openPebble(dir)
 	if err != nil {
 		return nil, fmt.Errorf("making an empty view: %w", err)
 	}

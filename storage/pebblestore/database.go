@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -17,8 +18,9 @@ import (
 type database struct {
 	store *Store
 	// name is that of its directory.
-	name string
-	db   *pebble.DB
+	name   string
+	db     *pebble.DB
+	opened atomic.Bool // is db open; merges are for then
 
 	// write is held by whoever writes, and guards what follows.
 	write sync.Mutex
@@ -36,6 +38,7 @@ func (d *database) open(parent string, opts *pebble.Options) error {
 	})
 	if err == nil {
 		d.db = db
+		d.opened.Store(true)
 	}
 	// Pebble panics when it cannot clean up after a failed write. The disk is not damaged then.
 	if _, panicked := errors.AsType[*panicError](err); panicked {

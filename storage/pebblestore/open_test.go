@@ -3,14 +3,19 @@ package pebblestore_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keytrail/keytrail/storage"
@@ -197,3 +202,63 @@ func readFile(t *testing.T, mem *vfs.MemFS, name string) []byte {
 	}
 	return data
 }
+
+// noOptions makes no temporary files for cells, which is one of the last things that Pebble's
+// opening does.
+type noOptions struct{ vfs.FS }
+
+func (f noOptions) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasSuffix(name, ".dbtmp") && strings.Contains(name, "cells") {
+		return nil, syscall.ENOSPC
+	}
+	return f.FS.Create(name, c)
+}
+
+// TestOpenFailsBesideAMerge opens a database that was killed when a merge was due. Replaying its
+// log flushes, which would begin the merge, and then the opening fails.
+func TestOpenFailsBesideAMerge(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	b := storagetest.NewBuilder()
+	s := create(t, "store", pebblestore.Options{FS: mem})
+	if err := s.Commit(context.Background(), b.Batch(t, 3)); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	cells, err := pebble.Open("store/db/cells", &pebble.Options{
+		FS: mem, FormatMajorVersion: pebble.FormatNewest, DisableAutomaticCompactions: true, Logger: quiet{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(8) {
+		if err := cells.Set([]byte("R"), binary.BigEndian.AppendUint64(nil, 100+i), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		if i == 7 {
+			break // killed before it is flushed
+		}
+		if err := cells.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		clone := mem.CrashClone(vfs.CrashCloneCfg{})
+		if _, err := pebblestore.Open("store", pebblestore.Options{FS: noOptions{clone}}); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("opening it: %v, want ENOSPC", err)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // for what runs beside to meet its end
+	s = open(t, "store", pebblestore.Options{FS: mem.CrashClone(vfs.CrashCloneCfg{})})
+	storagetest.Check(t, s, b, nil)
+	closeStore(t, s)
+	if err := cells.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// quiet takes no messages.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)         {}
+func (quiet) Errorf(string, ...any)        {}
+func (quiet) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }

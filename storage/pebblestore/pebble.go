@@ -38,7 +38,7 @@ const recycledLogs = memTables + 1
 // treeOptions are chosen for keys that only grow: flushed tables do not overlap and are
 // never merged, but for the few rows of head and nodes.
 func (s *Store) treeOptions() *pebble.Options {
-	o := s.pebbleOptions()
+	o := s.pebbleOptions(s.tree)
 	o.MemTableSize = cmp.Or(s.options.MemTableBytes, DefaultMemTableBytes)
 	// A flush ends a table where the kind of rows changes, so that those of leaves and of
 	// payloads each come after the ones before.
@@ -67,13 +67,13 @@ func (s *Store) treeOptions() *pebble.Options {
 
 // cellsOptions are chosen for a few small rows that are written again and again.
 func (s *Store) cellsOptions() *pebble.Options {
-	o := s.pebbleOptions()
+	o := s.pebbleOptions(s.cells)
 	o.MemTableSize = min(cmp.Or(s.options.MemTableBytes, DefaultMemTableBytes), maxCellsMemTable)
 	return o
 }
 
 // pebbleOptions are what both databases have in common.
-func (s *Store) pebbleOptions() *pebble.Options {
+func (s *Store) pebbleOptions(d *database) *pebble.Options {
 	o := &pebble.Options{
 		FS:       s.fs,
 		ReadOnly: s.readOnly,
@@ -95,8 +95,15 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		// when it is far behind: a burst is taken first and sorted later.
 		L0CompactionThreshold: 4,
 		L0StopWritesThreshold: 64,
-		// A second merge only when the first falls behind: the log needs the processors.
-		CompactionConcurrencyRange: func() (lower, upper int) { return 1, 2 },
+		// A second merge only when the first falls behind: the log needs the processors. None
+		// while the database is being opened (unless it is ten flushes behind): an opening that
+		// fails takes away what a merge works with, and Pebble panics where nobody can recover.
+		CompactionConcurrencyRange: func() (lower, upper int) {
+			if !d.opened.Load() {
+				return 0, 1
+			}
+			return 1, 2
+		},
 	}
 	for i := range o.Levels {
 		// MinLZ where it is assembler, else Snappy: see ../DESIGN.md for what others cost.
