@@ -189,10 +189,7 @@ func (s *Succession) complete(sealed string) (*Ended, error) {
 		return nil, err
 	}
 	if dir != s.Dir {
-		if err := os.Rename(dir, s.Dir); err != nil {
-			return nil, fmt.Errorf("putting the successor into its place: %w", err)
-		}
-		if err := syncDirectory(filepath.Dir(filepath.Clean(s.Dir))); err != nil {
+		if err := putInPlace(dir, s.Dir); err != nil {
 			return nil, fmt.Errorf("putting the successor into its place: %w", err)
 		}
 	}
@@ -227,6 +224,18 @@ func replaceFile(path string, b []byte, perm fs.FileMode) error {
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// putInPlace renames a directory, durably. When it cannot be made durable it gets its old name
+// back, so that whoever fails has put nothing in the place and can begin again.
+func putInPlace(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := syncDirectory(filepath.Dir(filepath.Clean(to))); err != nil {
+		return errors.Join(err, os.Rename(to, from))
 	}
 	return nil
 }

@@ -115,10 +115,7 @@ func (r *Restore) build(ctx context.Context, dir string, config logdir.Config, p
 	if err := os.Remove(r.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("putting the log into its place: %w", err)
 	}
-	if err := os.Rename(dir, r.Dir); err != nil {
-		return nil, fmt.Errorf("putting the log into its place: %w", err)
-	}
-	if err := syncDirectory(filepath.Dir(filepath.Clean(r.Dir))); err != nil {
+	if err := putInPlace(dir, r.Dir); err != nil {
 		return nil, fmt.Errorf("putting the log into its place: %w", err)
 	}
 	d.Path = r.Dir
