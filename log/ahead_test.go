@@ -3,6 +3,7 @@ package log_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,8 @@ func TestAhead(t *testing.T) {
 	h := &holdStore{Store: memstore.New(), hold: make(chan struct{}), waiting: make(chan struct{}, 10)}
 	d := logtest.NewDir(t)
 	l := logtest.Open(t, d, h)
+	release := sync.OnceFunc(func() { close(h.hold) })
+	defer release() // the log's end waits for the commit
 	const n = 300
 	first := submit(t, l, eventsOf(t, "a", 0, n))
 	<-h.waiting
@@ -53,7 +56,7 @@ func TestAhead(t *testing.T) {
 	if done(t, first) || done(t, again) || done(t, next) {
 		t.Fatal("a call is answered before its events are durable")
 	}
-	close(h.hold)
+	release()
 	want, err := first.Wait(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +103,8 @@ func TestAheadOfAFailure(t *testing.T) {
 	broken := &failStore{Store: memstore.New()}
 	h := &holdStore{Store: broken, hold: make(chan struct{}), waiting: make(chan struct{}, 10)}
 	l := logtest.Open(t, logtest.NewDir(t), h)
+	release := sync.OnceFunc(func() { close(h.hold) })
+	defer release() // the log's end waits for the commit
 	first := submit(t, l, eventsOf(t, "a", 0, 1))
 	<-h.waiting
 	next := submit(t, l, eventsOf(t, "a", 1, 300))
@@ -108,7 +113,7 @@ func TestAheadOfAFailure(t *testing.T) {
 			t.Fatal("nothing of the next batch is made while one is being written")
 		}
 	}
-	close(h.hold)
+	release()
 	for _, c := range []*log.Call{first, next} {
 		if _, err := c.Wait(t.Context()); !errors.Is(err, log.ErrStopped) || !errors.Is(err, errDisk) {
 			t.Errorf("the call ended with %v", err)
