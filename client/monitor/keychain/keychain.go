@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -80,10 +81,19 @@ type link struct {
 func Open(dir string, logger *slog.Logger) (*Checker, error) {
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
+	var opened atomic.Bool
 	db, err := pebble.Open(dir, &pebble.Options{
 		Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 64,
 		FormatMajorVersion: pebble.FormatNewest,
 		Logger:             pebbleLogger{logger},
+		// No merge while it is being opened: an opening that fails takes away what a merge reads,
+		// and Pebble panics where nobody can recover.
+		CompactionConcurrencyRange: func() (lower, upper int) {
+			if !opened.Load() {
+				return 0, 1
+			}
+			return 1, 1
+		},
 		// Pebble's own reaction to damage is to end the process; reading the rows again
 		// fails too, and says so to the caller.
 		EventListener: &pebble.EventListener{DataCorruption: func(info pebble.DataCorruptionInfo) {
@@ -93,6 +103,7 @@ func Open(dir string, logger *slog.Logger) (*Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
+	opened.Store(true)
 	c := &Checker{db: db}
 	c.forget()
 	if err := c.load(); err != nil {
