@@ -100,7 +100,7 @@ type pool struct {
 	mu     sync.Mutex
 	lanes  map[string]*lane // those with something in them
 	turns  queue[*lane]     // the same, whose turn is next first
-	spare  *lane
+	spares []*lane          // empty ones, for their memory
 	events int
 	bytes  int
 	max    int // events
@@ -226,10 +226,7 @@ func (p *pool) enter(n part) {
 	tenant := n.items[0].event.tenant
 	l := p.lanes[string(tenant)]
 	if l == nil {
-		if l = p.spare; l == nil || l.tenant != string(tenant) {
-			l = &lane{tenant: string(tenant)}
-		}
-		p.spare = nil
+		l = p.newLane(tenant)
 		p.lanes[l.tenant] = l
 		p.turns.push(l)
 	}
@@ -239,6 +236,35 @@ func (p *pool) enter(n part) {
 	l.bytes += n.bytes
 	p.events += len(n.items)
 	p.bytes += n.bytes
+}
+
+// Lanes come and go with each batch; as many are kept for their memory, and each with room for
+// so many parts at most.
+const (
+	spareLanes     = 64
+	spareLaneParts = 256
+)
+
+// newLane returns an empty lane for a tenant.
+func (p *pool) newLane(tenant []byte) *lane {
+	n := len(p.spares)
+	if n == 0 {
+		return &lane{tenant: string(tenant)}
+	}
+	l := p.spares[n-1]
+	p.spares = p.spares[:n-1]
+	if l.tenant != string(tenant) {
+		l.tenant = string(tenant)
+	}
+	return l
+}
+
+// spareLane takes an empty lane back.
+func (p *pool) spareLane(l *lane) {
+	l.credit = 0
+	if len(p.spares) < spareLanes && cap(l.parts.all) <= spareLaneParts {
+		p.spares = append(p.spares, l)
+	}
 }
 
 // wait waits for calls. It returns false when the pool is closed and empty.
@@ -279,8 +305,7 @@ func (p *pool) take(b *filling) {
 		case l.parts.len() == 0:
 			p.turns.pop()
 			delete(p.lanes, l.tenant)
-			l.credit = 0
-			p.spare = l
+			p.spareLane(l)
 		case !b.full:
 			l.credit += turnCost
 			p.turns.pop()

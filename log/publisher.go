@@ -156,19 +156,18 @@ func (p *publisher) publish(ctx context.Context) (pause, error) {
 // publishHead is publish for a tree that is news.
 func (p *publisher) publishHead(ctx context.Context, head storage.Head, begin time.Time) error {
 	cp := checkpoint.Checkpoint{Origin: p.log.cfg.Origin, Size: head.Size, Root: head.Root}
-	// The keys sign meanwhile: what they made is given to nobody before the ledger holds it.
-	var note []byte
-	signed := make(chan error, 1)
+	allowed := make(chan error, 1)
 	go func() {
-		var err error
-		note, err = checkpoint.SignNote(cp, begin, p.log.cfg.Signers...)
-		signed <- err
+		err := p.checkExtends(ctx, head)
+		if err == nil {
+			err = p.log.cfg.Ledger.Advance(ledger.State{Size: head.Size, Root: head.Root})
+		}
+		allowed <- err
 	}()
-	err := p.checkExtends(ctx, head)
-	if err == nil {
-		err = p.log.cfg.Ledger.Advance(ledger.State{Size: head.Size, Root: head.Root})
-	}
-	signErr := <-signed
+	// The keys sign meanwhile: what they made is given to nobody before the ledger holds it.
+	// They sign here since ML-DSA needs much stack, which a new goroutine would have to grow.
+	note, signErr := checkpoint.SignNote(cp, begin, p.log.cfg.Signers...)
+	err := <-allowed
 	p.cost = time.Since(begin)
 	switch {
 	case err != nil:

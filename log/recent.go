@@ -12,13 +12,13 @@ const generation = 1 << 14
 // So an item whose caller asked the index after it had taken floor records needs no other
 // question than recent, and memory stays flat.
 type recent struct {
-	ids, oldIDs     map[[32]byte]uint64
+	ids, oldIDs     hashTable[uint64]
 	start, oldStart uint64
 }
 
 func newRecent(size uint64) recent {
 	return recent{
-		ids: make(map[[32]byte]uint64), oldIDs: make(map[[32]byte]uint64),
+		ids: newHashTable[uint64](), oldIDs: newHashTable[uint64](),
 		start: size, oldStart: size,
 	}
 }
@@ -27,23 +27,26 @@ func newRecent(size uint64) recent {
 func (r *recent) floor() uint64 { return r.oldStart }
 
 // find returns the index of the record with an event id.
-func (r *recent) find(id [32]byte) (uint64, bool) {
-	at, ok := r.ids[id]
-	if !ok {
-		at, ok = r.oldIDs[id]
+func (r *recent) find(id *[32]byte) (uint64, bool) {
+	at := r.ids.find(id)
+	if at == nil {
+		at = r.oldIDs.find(id)
 	}
-	return at, ok
+	if at == nil {
+		return 0, false
+	}
+	return *at, true
 }
 
-func (r *recent) add(id [32]byte, at uint64) { r.ids[id] = at }
+func (r *recent) add(id *[32]byte, at uint64) { r.ids.add(id, at) }
 
 // rotate forgets the older generation when the younger is full and the index has taken
 // everything that would be forgotten.
 func (r *recent) rotate(applied, size uint64) {
-	if len(r.ids) < generation || applied < r.start {
+	if r.ids.len() < generation || applied < r.start {
 		return
 	}
-	clear(r.oldIDs)
+	r.oldIDs.clear()
 	r.ids, r.oldIDs = r.oldIDs, r.ids
 	r.oldStart, r.start = r.start, size
 }
@@ -55,23 +58,31 @@ const cachedKeys = 1 << 15
 
 // keyHeads remembers the last record of each key that one of the last cachedKeys events
 // used, and of some more. A key that it does not know is up to date in the index.
-type keyHeads struct{ young, old map[[32]byte]index.KeyHead }
+type keyHeads struct{ young, old hashTable[index.KeyHead] }
 
 func newKeyHeads() keyHeads {
-	return keyHeads{make(map[[32]byte]index.KeyHead), make(map[[32]byte]index.KeyHead)}
+	return keyHeads{newHashTable[index.KeyHead](), newHashTable[index.KeyHead]()}
 }
 
 func (k *keyHeads) get(key *[32]byte) (h index.KeyHead, ok bool) {
-	if h, ok = k.young[*key]; !ok {
-		h, ok = k.old[*key]
+	at := k.young.find(key)
+	if at == nil {
+		at = k.old.find(key)
 	}
-	return h, ok
+	if at == nil {
+		return h, false
+	}
+	return *at, true
 }
 
 func (k *keyHeads) put(key *[32]byte, h index.KeyHead) {
-	k.young[*key] = h
-	if len(k.young) >= cachedKeys {
-		clear(k.old)
+	if at := k.young.find(key); at != nil {
+		*at = h
+		return
+	}
+	k.young.add(key, h)
+	if k.young.len() >= cachedKeys {
+		k.old.clear()
 		k.young, k.old = k.old, k.young
 	}
 }

@@ -277,7 +277,7 @@ func (s *sequencer) refuseRest(err error) {
 // place gives one event its record, or finds that it has one.
 func (s *sequencer) place(ctx context.Context, c *Call, it *item) error {
 	ev := it.event
-	at, dup := s.recent.find(ev.id)
+	at, dup := s.recent.find(&ev.id)
 	if !dup && it.seen < s.recent.floor() {
 		var err error
 		if at, dup, err = s.log.index.Event(&ev.id, (*entries)(s.log)); err != nil {
@@ -297,7 +297,7 @@ func (s *sequencer) place(ctx context.Context, c *Call, it *item) error {
 		r.KeySequence, r.PreviousIndex = last.Sequence+1, last.Index
 		s.keys.put(&ev.key, index.KeyHead{Sequence: r.KeySequence, Index: next})
 	}
-	s.recent.add(ev.id, next)
+	s.recent.add(&ev.id, next)
 	s.next.records = append(s.next.records, r)
 	s.next.sources = append(s.next.sources, ev)
 	c.results[it.result] = Result{
