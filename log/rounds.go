@@ -21,7 +21,7 @@ const busyInterval = 5 * time.Millisecond
 var busy = [...]struct {
 	entries  uint64
 	interval time.Duration
-}{{16, busyInterval}, {64, 2 * busyInterval}}
+}{{16, busyInterval}, {64, 2 * busyInterval}, {256, 4 * busyInterval}}
 
 // pause says when publish has something to do again.
 type pause struct {

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/keytrail/keytrail/cmd/internal/cli"
+	"github.com/keytrail/keytrail/cmd/internal/garbage"
 	"github.com/keytrail/keytrail/log"
 	"github.com/keytrail/keytrail/log/index"
 	"github.com/keytrail/keytrail/log/ledger"
@@ -68,7 +69,7 @@ It listens on loopback unless DIR/config.yaml names TLS files.`,
 		Args:    cobra.NoArgs,
 		Version: cli.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			tune(os.Getenv)
+			garbage.Tune(os.Getenv)
 			return start(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"github.com/keytrail/keytrail/cmd/internal/garbage"
 	"github.com/keytrail/keytrail/cmd/keytrail/bench/load"
 	"github.com/keytrail/keytrail/cmd/keytrail/bench/payload"
 	"github.com/keytrail/keytrail/cmd/keytrail/bench/peer"
@@ -36,11 +37,12 @@ func systemFlags(cmd *cobra.Command, system, dir *string, o *peer.Options) {
 }
 
 // serveCommand serves a peer until it is interrupted or its standard input ends, so that it
-// does not outlive who started it.
+// does not outlive who started it. Garbage is collected as keytraild collects it.
 func serveCommand() *cobra.Command {
 	var system, dir string
 	var o peer.Options
 	cmd := &cobra.Command{Use: "serve", RunE: func(cmd *cobra.Command, _ []string) error {
+		garbage.Tune(os.Getenv)
 		ctx, cancel := context.WithCancel(cmd.Context())
 		defer cancel()
 		go func() {
@@ -69,13 +71,15 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
-// recordCommand records events in this process and prints a load.Result.
+// recordCommand records events in this process and prints a load.Result. Garbage is collected
+// as keytraild collects it, for all systems.
 func recordCommand() *cobra.Command {
 	var system, dir string
 	var o peer.Options
 	var waiters, keys, events int
 	var seconds float64
 	cmd := &cobra.Command{Use: "record", RunE: func(cmd *cobra.Command, _ []string) error {
+		garbage.Tune(os.Getenv)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("making a directory: %w", err)
 		}

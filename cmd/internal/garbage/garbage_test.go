@@ -1,4 +1,4 @@
-package main
+package garbage
 
 import (
 	"runtime"
@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-func TestGCPercent(t *testing.T) {
+func TestPercent(t *testing.T) {
 	t.Parallel()
 	for live, want := range map[uint64]int{
-		0: maxGCPercent, 1 << 20: maxGCPercent, 32 << 20: 200, 64 << 20: 100, 128 << 20: 50, 1 << 40: minGCPercent,
+		0: maxPercent, 1 << 20: maxPercent, 32 << 20: 200, 64 << 20: 100, 128 << 20: 50, 1 << 40: minPercent,
 	} {
-		if got := gcPercent(live); got != want {
+		if got := percent(live); got != want {
 			t.Errorf("%d bytes live: %d, want %d", live, got, want)
 		}
 	}
@@ -22,16 +22,16 @@ func TestGCPercent(t *testing.T) {
 // TestTune: GOGC follows what lives.
 func TestTune(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
-	tune(func(string) string { return "" })
+	Tune(func(string) string { return "" })
 	gogc := func() int {
 		s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 		metrics.Read(s)
 		return int(s[0].Value.Uint64())
 	}
-	if got := gogc(); got != maxGCPercent {
-		t.Errorf("GOGC is %d at the start, want %d", got, maxGCPercent)
+	if got := gogc(); got != maxPercent {
+		t.Errorf("GOGC is %d at the start, want %d", got, maxPercent)
 	}
-	much := make([]byte, 4*garbageBytes)
+	much := make([]byte, 4*allowed)
 	deadline := time.Now().Add(20 * time.Second)
 	for gogc() > 25 && time.Now().Before(deadline) {
 		runtime.GC()
@@ -46,7 +46,7 @@ func TestTune(t *testing.T) {
 // TestTuneLeavesTheEnvironment: who sets GOGC gets it.
 func TestTuneLeavesTheEnvironment(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(123))
-	tune(func(string) string { return "123" })
+	Tune(func(string) string { return "123" })
 	if got := debug.SetGCPercent(123); got != 123 {
 		t.Errorf("GOGC is %d", got)
 	}
