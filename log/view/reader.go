@@ -29,6 +29,11 @@ func (v *View) begin(ctx context.Context) (*reader, error) {
 		v.dbMu.RUnlock()
 		return nil, fmt.Errorf("reading the view: %w", fs.ErrClosed)
 	}
+	// The segment comes before the iterator: if it is filed between the two, its rows are in
+	// the iterator too, but it is still read from memory, up to size.
+	v.mu.RLock()
+	r := &reader{v: v, live: v.live, size: v.size()}
+	v.mu.RUnlock()
 	it, err := v.db.NewIterWithContext(ctx, &pebble.IterOptions{
 		LowerBound: []byte{rowPosting}, UpperBound: []byte{rowPosting + 1},
 	})
@@ -36,11 +41,6 @@ func (v *View) begin(ctx context.Context) (*reader, error) {
 		v.dbMu.RUnlock()
 		return nil, v.damage(err)
 	}
-	// The iterator comes first: what was written since is in no segment below live then,
-	// unless it is live that was written, which is read from memory all the same.
-	v.mu.RLock()
-	r := &reader{v: v, live: v.live, size: v.size()}
-	v.mu.RUnlock()
 	r.it = it
 	return r, nil
 }

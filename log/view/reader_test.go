@@ -1,0 +1,85 @@
+package view
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/keytrail/keytrail/storage"
+)
+
+// emptySource has the roots that filing a segment asks for, and nothing else.
+type emptySource struct{ Source }
+
+func (emptySource) RootAt(context.Context, uint64) (root [storage.HashSize]byte, err error) {
+	return root, nil
+}
+
+// openFull opens a view whose live segment is full of entries with one term.
+func openFull(t *testing.T, of term) *View {
+	t.Helper()
+	v, err := Open(t.Context(), t.TempDir(), emptySource{}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fill(v, of)
+	return v
+}
+
+func fill(v *View, of term) {
+	for i := range segmentSize {
+		v.live.add(&row{time: int64(i), terms: []term{of}})
+	}
+}
+
+// wantAll checks that a query finds a term in every entry of the first segment.
+func wantAll(t *testing.T, r *reader, of term) {
+	t.Helper()
+	var found, all set
+	all.fill()
+	if err := r.entries(&found, []anyOf{{of}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if found != all {
+		t.Errorf("the query finds %d of %d entries", len(found.offsets()), segmentSize)
+	}
+}
+
+// TestBeginWhileFiling: a query that begins while a segment is filed finds its entries, in
+// memory or in the database.
+func TestBeginWhileFiling(t *testing.T) {
+	of := tenantTerm("acme")
+	v := openFull(t, of)
+	v.mu.Lock()
+	begun := make(chan *reader)
+	go func() {
+		r, err := v.begin(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		begun <- r
+	}()
+	time.Sleep(50 * time.Millisecond) // It waits for mu, whatever it did before.
+	b := v.db.NewBatch()
+	if err := v.live.write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+	v.live = newSegment(1, v.live)
+	v.mu.Unlock()
+	r := <-begun
+	defer r.close()
+	if r.size != segmentSize {
+		t.Errorf("the query sees %d entries", r.size)
+	}
+	wantAll(t, r, of)
+}
