@@ -44,7 +44,9 @@ func decode(payload []byte) (*Entry, error) {
 type row struct {
 	state rowState
 	time  int64
-	terms []term
+	// end is where its terms end in intake.terms; they begin where those of the row before
+	// end.
+	end int
 }
 
 type rowState uint8
@@ -57,35 +59,35 @@ const (
 	rowUnreadable
 )
 
-// set makes r the row of a payload, nil when erased. An error says why it is unreadable.
-func (r *row) set(payload []byte) error {
-	r.terms = r.terms[:0]
-	if payload == nil {
-		r.state = rowErased
-		return nil
-	}
-	var f event.Fields
-	if err := readFields(payload, &f); err != nil {
-		r.state = rowUnreadable
-		return err
-	}
-	r.state = rowIndexed
-	r.time = nanoseconds(time.Unix(f.Seconds, int64(f.Nanos)))
-	r.terms = appendTerms(r.terms, &f)
-	return nil
+// decoder reads what the index takes of payloads, one after the other; its room is used
+// again.
+type decoder struct {
+	record record.Record
+	fields event.Fields
+	hashed termCache
 }
 
-// readFields reads what the index takes of a payload; f keeps parts of it.
-func readFields(payload []byte, f *event.Fields) error {
+// read returns the time of a payload's event, and appends its terms. An error says why the
+// payload is unreadable.
+func (d *decoder) read(payload []byte, ts []term) (nanos int64, terms []term, err error) {
+	if err := d.readFields(payload); err != nil {
+		return 0, ts, err
+	}
+	at := time.Unix(d.fields.Seconds, int64(d.fields.Nanos))
+	return nanoseconds(at), d.hashed.appendTerms(ts, &d.fields), nil
+}
+
+// readFields fills d.fields with parts of the payload.
+func (d *decoder) readFields(payload []byte) error {
 	_, b, err := record.Open(payload)
 	if err != nil {
 		return err
 	}
-	r, err := record.Parse(b)
-	if err != nil {
+	r, f := &d.record, &d.fields
+	if err := r.Parse(b); err != nil {
 		return err
 	}
-	if event.Scan(r.KeyEvent, f) {
+	if skim(r.KeyEvent, f) {
 		return nil
 	}
 	// An event that this program would not record is found by what it can read of it.

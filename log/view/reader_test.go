@@ -35,7 +35,7 @@ func openFull(t *testing.T, of term) *View {
 
 func fill(v *View, of term) {
 	for i := range segmentSize {
-		v.live.add(&row{time: int64(i), terms: []term{of}})
+		v.live.add(int64(i), []term{of})
 	}
 }
 

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
-	"golang.org/x/sync/errgroup"
 )
 
 // batchSize is how many entries are read from the log at once; queries see them together.
@@ -74,26 +72,12 @@ func (v *View) advance(ctx context.Context, in *intake, published uint64) error 
 	if err := in.read(ctx, v.src, start, end); err != nil {
 		return fmt.Errorf("reading entries %d to %d: %w", start, end, err)
 	}
-	v.mu.Lock()
-	for i := range in.rows {
-		v.live.add(&in.rows[i])
-		switch in.rows[i].state {
-		case rowIndexed:
-		case rowErased:
-			v.counts.erased++
-		case rowUnreadable:
-			v.counts.unreadable++
-		}
+	v.addRows(in)
+	for _, u := range in.unreadable {
+		v.logger.WarnContext(ctx, "entry cannot be read and is left out of lists and histories",
+			slog.Uint64("index", u.index), slog.Any("error", u.err))
 	}
-	full := v.live.entries == segmentSize
-	v.mu.Unlock()
-	for i, err := range in.errs {
-		if err != nil {
-			v.logger.WarnContext(ctx, "entry cannot be read and is left out of lists and histories",
-				slog.Uint64("index", start+uint64(i)), slog.Any("error", err))
-		}
-	}
-	if full {
+	if v.live.entries == segmentSize {
 		if err := v.file(ctx); err != nil {
 			return fmt.Errorf("writing segment %d: %w", v.live.number, err)
 		}
@@ -103,6 +87,26 @@ func (v *View) advance(ctx context.Context, in *intake, published uint64) error 
 	v.grown = make(chan struct{})
 	v.mu.Unlock()
 	return nil
+}
+
+// addRows adds a batch to the live segment.
+func (v *View) addRows(in *intake) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	begin := 0
+	for _, r := range in.rows {
+		switch r.state {
+		case rowIndexed:
+			v.live.add(r.time, in.terms[begin:r.end])
+		case rowErased:
+			v.live.skip()
+			v.counts.erased++
+		case rowUnreadable:
+			v.live.skip()
+			v.counts.unreadable++
+		}
+		begin = r.end
+	}
 }
 
 // file writes the full live segment and begins the next. Only Run changes live, so it
@@ -151,62 +155,52 @@ func (v *View) rebuild(ctx context.Context) error {
 	return nil
 }
 
-// intake reads payloads and turns them into rows, on all processors. It is reused from
-// batch to batch.
+// intake reads payloads and turns them into rows, as they come: a payload is not copied. Its
+// room is used again for the next batch.
 type intake struct {
-	bytes []byte
-	// ends are where the payloads end in bytes, -1 for an erased one.
-	ends []int
-	rows []row
-	// errs say which rows are unreadable, and why.
-	errs []error
+	decoder decoder
+	rows    []row
+	terms   []term
+	// unreadable says why rows are.
+	unreadable []unreadableError
+}
+
+type unreadableError struct {
+	index uint64
+	err   error
+}
+
+func (in *intake) clear() {
+	in.rows, in.terms, in.unreadable = in.rows[:0], in.terms[:0], in.unreadable[:0]
 }
 
 func (in *intake) read(ctx context.Context, src Source, start, end uint64) error {
-	in.bytes, in.ends = in.bytes[:0], in.ends[:0]
-	err := src.Payloads(ctx, start, end, func(_ uint64, payload []byte) error {
-		if payload == nil {
-			in.ends = append(in.ends, -1)
-			return nil
-		}
-		in.bytes = append(in.bytes, payload...)
-		in.ends = append(in.ends, len(in.bytes))
+	in.clear()
+	err := src.Payloads(ctx, start, end, func(index uint64, payload []byte) error {
+		in.add(index, payload)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	n := len(in.ends)
-	if uint64(n) != end-start {
+	if n := len(in.rows); uint64(n) != end-start {
 		return fmt.Errorf("the log returned %d payloads instead of %d", n, end-start)
 	}
-	for len(in.rows) < n || len(in.errs) < n {
-		in.rows, in.errs = append(in.rows, row{}), append(in.errs, nil)
-	}
-	in.rows, in.errs = in.rows[:n], in.errs[:n]
-	in.decode()
 	return nil
 }
 
-// decode fills rows and errs.
-func (in *intake) decode() {
-	payloads := make([][]byte, len(in.ends))
-	begin := 0
-	for i, end := range in.ends {
-		if end >= 0 {
-			payloads[i] = in.bytes[begin:end:end]
-			begin = end
+// add makes a row of a payload, nil when erased.
+func (in *intake) add(index uint64, payload []byte) {
+	r := row{state: rowErased}
+	if payload != nil {
+		var err error
+		if r.time, in.terms, err = in.decoder.read(payload, in.terms); err != nil {
+			r.state = rowUnreadable
+			in.unreadable = append(in.unreadable, unreadableError{index, err})
+		} else {
+			r.state = rowIndexed
 		}
 	}
-	var g errgroup.Group
-	share := max(64, (len(payloads)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
-	for lo := 0; lo < len(payloads); lo += share {
-		g.Go(func() error {
-			for i := lo; i < min(lo+share, len(payloads)); i++ {
-				in.errs[i] = in.rows[i].set(payloads[i])
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // No share returns an error.
+	r.end = len(in.terms)
+	in.rows = append(in.rows, r)
 }

@@ -183,7 +183,8 @@ func (v *View) read(ctx context.Context, indexes []uint64, descending bool) ([]*
 		err := v.src.Payloads(ctx, indexes[lo], indexes[hi-1]+1, func(index uint64, payload []byte) error {
 			if lo < hi && index == indexes[lo] {
 				if payload != nil {
-					// An entry that cannot be decoded was reported when it was indexed.
+					// An entry that cannot be decoded was reported when it was indexed, unless
+					// what is wrong is where the index does not look. No log records such.
 					out[lo], _ = decode(payload)
 				}
 				lo++

@@ -67,17 +67,17 @@ func newSegment(number uint32, before *segment) *segment {
 // first is the index of the segment's first entry.
 func (s *segment) first() uint64 { return uint64(s.number) << segmentBits }
 
+// skip leaves the next entry out.
+func (s *segment) skip() { s.entries++ }
+
 // add adds the next entry.
-func (s *segment) add(r *row) {
+func (s *segment) add(time int64, terms []term) {
 	offset := uint16(s.entries)
 	s.entries++
-	if r.state != rowIndexed {
-		return
-	}
-	s.whole.add(r.time)
-	s.part[offset>>partBits].add(r.time)
-	for i := range r.terms {
-		t := &r.terms[i]
+	s.whole.add(time)
+	s.part[offset>>partBits].add(time)
+	for i := range terms {
+		t := &terms[i]
 		at := uint32(len(s.nodes))
 		before, ok := s.lists[*t]
 		if !ok {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash/maphash"
 	"slices"
 
 	"github.com/keytrail/keytrail/proto/event"
@@ -60,8 +61,8 @@ func numberTerm(kind byte, n int32) term {
 }
 
 // appendTerms appends the terms of an event, each once.
-func appendTerms(ts []term, f *event.Fields) []term {
-	tenant := hashedTerm(kindTenant, f.Tenant)
+func (c *termCache) appendTerms(ts []term, f *event.Fields) []term {
+	tenant := c.hashed(kindTenant, f.Tenant)
 	ts = append(ts, tenant, operationTerm(f.Operation), outcomeTerm(f.Outcome))
 	for i, op := range f.Also {
 		if !slices.Contains(f.Also[:i], op) && op != f.Operation {
@@ -74,10 +75,43 @@ func appendTerms(ts []term, f *event.Fields) []term {
 		ts = append(ts, key)
 	}
 	if len(f.ActorID) > 0 {
-		ts = append(ts, hashedTerm(kindActor, f.ActorID))
+		ts = append(ts, c.hashed(kindActor, f.ActorID))
 	}
 	if len(f.ActorDisplay) > 0 && !bytes.Equal(f.ActorDisplay, f.ActorID) {
-		ts = append(ts, hashedTerm(kindActor, f.ActorDisplay))
+		ts = append(ts, c.hashed(kindActor, f.ActorDisplay))
 	}
 	return ts
+}
+
+// termCache keeps terms of tenants and actors, of which a log has few beside its keys: to
+// find one here takes a tenth of hashing it. The zero value is empty.
+type termCache struct {
+	seed    maphash.Seed
+	entries []cachedTerm
+}
+
+const (
+	cachedTerms = 4096
+	// maxCached is the longest string that is kept, so that all of them take 512 KiB.
+	maxCached = 128
+)
+
+type cachedTerm struct {
+	of   []byte
+	term term
+}
+
+// hashed is hashedTerm.
+func (c *termCache) hashed(kind byte, s []byte) term {
+	if len(s) > maxCached {
+		return hashedTerm(kind, s)
+	}
+	if c.entries == nil {
+		c.seed, c.entries = maphash.MakeSeed(), make([]cachedTerm, cachedTerms)
+	}
+	e := &c.entries[maphash.Bytes(c.seed, s)%cachedTerms]
+	if e.term[0] != kind || !bytes.Equal(e.of, s) {
+		e.of, e.term = append(e.of[:0], s...), hashedTerm(kind, s)
+	}
+	return e.term
 }
