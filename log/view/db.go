@@ -60,7 +60,7 @@ func (v *View) openDB(ctx context.Context) error {
 		cur = cursor{}
 	}
 	v.db = db
-	v.live = newSegment(uint32(cur.size>>segmentBits), nil)
+	v.live = newSegment(uint32(cur.size >> segmentBits))
 	v.counts.erased, v.counts.unreadable = cur.erased, cur.unreadable
 	return nil
 }

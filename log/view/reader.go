@@ -33,11 +33,13 @@ func (v *View) begin(ctx context.Context) (*reader, error) {
 	// the iterator too, but it is still read from memory, up to size.
 	v.mu.RLock()
 	r := &reader{v: v, live: v.live, size: v.size()}
+	r.live.readers.Add(1)
 	v.mu.RUnlock()
 	it, err := v.db.NewIterWithContext(ctx, &pebble.IterOptions{
 		LowerBound: []byte{rowPosting}, UpperBound: []byte{rowPosting + 1},
 	})
 	if err != nil {
+		r.live.readers.Add(-1)
 		v.dbMu.RUnlock()
 		return nil, v.damage(err)
 	}
@@ -46,6 +48,7 @@ func (v *View) begin(ctx context.Context) (*reader, error) {
 }
 
 func (r *reader) close() error {
+	r.live.readers.Add(-1)
 	err := r.it.Close()
 	r.v.dbMu.RUnlock()
 	return err
@@ -194,9 +197,9 @@ func (r *reader) keysOf(ref string) (anyOf, error) {
 	prefix := refPrefix(ref)
 	var terms anyOf
 	r.v.mu.RLock()
-	for _, t := range r.live.keys {
-		if [refSize]byte(t[:]) == prefix {
-			terms = append(terms, t)
+	for i := range r.live.lists.lists {
+		if t := &r.live.lists.lists[i].term; [refSize]byte(t[:]) == prefix {
+			terms = append(terms, *t)
 		}
 	}
 	r.v.mu.RUnlock()

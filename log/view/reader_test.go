@@ -67,19 +67,60 @@ func TestBeginWhileFiling(t *testing.T) {
 		begun <- r
 	}()
 	time.Sleep(50 * time.Millisecond) // It waits for mu, whatever it did before.
-	b := v.db.NewBatch()
-	if err := v.live.write(b); err != nil {
+	b, err := v.filer.batch(v.db, v.live)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		t.Fatal(err)
 	}
-	v.live = newSegment(1, v.live)
+	v.live = newSegment(1)
 	v.mu.Unlock()
 	r := <-begun
-	defer r.close()
+	defer closeReader(t, r)
 	if r.size != segmentSize {
 		t.Errorf("the query sees %d entries", r.size)
 	}
+	wantAll(t, r, of)
+}
+
+func closeReader(t *testing.T, r *reader) {
+	t.Helper()
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSegmentIsUsedAgain: the memory of a segment that was filed serves the next one, but not
+// while a query reads it.
+func TestSegmentIsUsedAgain(t *testing.T) {
+	of := tenantTerm("acme")
+	v := openFull(t, of)
+	first := v.live
+	r, err := v.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.file(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v.live == first {
+		t.Fatal("a segment that a query reads is used again")
+	}
+	fill(v, tenantTerm("other"))
+	wantAll(t, r, of)
+	closeReader(t, r)
+
+	second := v.live
+	if err := v.file(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v.live != second || v.live.entries != 0 || v.live.number != 2 || v.live.has(tenantTerm("other")) {
+		t.Errorf("the next segment is %p after %p, number %d, %d entries", v.live, second, v.live.number, v.live.entries)
+	}
+	if r, err = v.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer closeReader(t, r)
 	wantAll(t, r, of)
 }

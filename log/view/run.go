@@ -113,12 +113,13 @@ func (v *View) addRows(in *intake) {
 // may be read without mu.
 func (v *View) file(ctx context.Context) error {
 	cur := cursor{size: v.live.first() + segmentSize, erased: v.counts.erased, unreadable: v.counts.unreadable}
-	var err error
-	if cur.root, err = v.src.RootAt(ctx, cur.size); err != nil {
+	root, err := v.src.RootAt(ctx, cur.size)
+	if err != nil {
 		return err
 	}
-	b := v.db.NewBatch()
-	if err := v.live.write(b); err != nil {
+	cur.root = root
+	b, err := v.filer.batch(v.db, v.live)
+	if err != nil {
 		return err
 	}
 	if err := b.Set([]byte{rowCursor}, cur.append(nil), nil); err != nil {
@@ -127,12 +128,22 @@ func (v *View) file(ctx context.Context) error {
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	next := newSegment(v.live.number+1, v.live)
-	v.mu.Lock()
-	v.live = next
-	v.mu.Unlock()
+	v.nextSegment()
 	v.logger.DebugContext(ctx, "segment written", slog.Uint64("size", cur.size))
 	return nil
+}
+
+// nextSegment makes the live segment an empty one, in the same memory unless a query looks at
+// it: none that begins later does.
+func (v *View) nextSegment() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	next := v.live.number + 1
+	if v.live.readers.Load() > 0 {
+		v.live = newSegment(next)
+		return
+	}
+	v.live.reset(next)
 }
 
 // rebuild drops all rows; Run then reads the log from its beginning.
@@ -150,7 +161,7 @@ func (v *View) rebuild(ctx context.Context) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.live = newSegment(0, nil)
+	v.live = newSegment(0)
 	v.counts = counts{rebuilds: v.counts.rebuilds + 1}
 	return nil
 }

@@ -2,11 +2,12 @@ package view
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"iter"
-	"maps"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -30,38 +31,40 @@ func (s *span) add(t int64) { s.min, s.max = min(s.min, t), max(s.max, t) }
 type segment struct {
 	number  uint32
 	entries int
-	// lists has, for each term, the number of its last node; a posting is read backwards
-	// from there. No term has a slice of its own: most keys have few entries in a segment.
-	lists map[term]uint32
+	lists   table
+	// nodes are the entries of all postings, as they came. No posting has a slice of its own:
+	// most keys have few entries in a segment.
 	nodes []node
-	// keys are the key terms, in the order in which they came.
-	keys []term
 	// whole is the time of all entries, part of each 256.
 	whole span
 	part  [parts]span
+	// readers is how many queries may look at the segment.
+	readers atomic.Int32
 }
 
-// node is one entry of a posting. before is the number of the node before it; a node that
-// names itself is the first.
+// node is one entry of a posting.
 type node struct {
-	before uint32
-	offset uint16
+	// list is the number of the posting, before that of the node before it; a node that names
+	// itself is the first.
+	list, before uint32
+	offset       uint16
 }
 
-// newSegment makes an empty segment with room for as much as the one before it held.
-func newSegment(number uint32, before *segment) *segment {
-	s := &segment{number: number, whole: emptySpan}
-	if before != nil {
-		s.lists = make(map[term]uint32, len(before.lists))
-		s.nodes = make([]node, 0, len(before.nodes))
-		s.keys = make([]term, 0, len(before.keys))
-	} else {
-		s.lists = make(map[term]uint32)
-	}
+func newSegment(number uint32) *segment {
+	s := new(segment)
+	s.reset(number)
+	return s
+}
+
+// reset makes it another, empty segment, which has room for as much as this one held.
+func (s *segment) reset(number uint32) {
+	s.number, s.entries = number, 0
+	s.lists.clear()
+	s.nodes = s.nodes[:0]
+	s.whole = emptySpan
 	for i := range s.part {
 		s.part[i] = emptySpan
 	}
-	return s
 }
 
 // first is the index of the segment's first entry.
@@ -77,30 +80,32 @@ func (s *segment) add(time int64, terms []term) {
 	s.whole.add(time)
 	s.part[offset>>partBits].add(time)
 	for i := range terms {
-		t := &terms[i]
 		at := uint32(len(s.nodes))
-		before, ok := s.lists[*t]
-		if !ok {
+		n, added := s.lists.add(&terms[i])
+		l := &s.lists.lists[n]
+		before := l.last
+		if added {
 			before = at
-			if t[0] == kindKey {
-				s.keys = append(s.keys, *t)
-			}
 		}
-		s.lists[*t] = at
-		s.nodes = append(s.nodes, node{before, offset})
+		l.last = at
+		s.nodes = append(s.nodes, node{n, before, offset})
 	}
 }
 
 // has says whether an entry has a term.
 func (s *segment) has(t term) bool {
-	_, ok := s.lists[t]
+	_, ok := s.lists.find(&t)
 	return ok
 }
 
 // posting yields the offsets of the entries that have a term, from the last to the first.
 func (s *segment) posting(t term) iter.Seq[uint16] {
 	return func(yield func(uint16) bool) {
-		at, ok := s.lists[t]
+		n, ok := s.lists.find(&t)
+		if !ok {
+			return
+		}
+		at := s.lists.lists[n].last
 		for ok && yield(s.nodes[at].offset) {
 			before := s.nodes[at].before
 			at, ok = before, before != at
@@ -108,17 +113,45 @@ func (s *segment) posting(t term) iter.Seq[uint16] {
 	}
 }
 
-// write puts the rows of a full segment into a batch, in the order of their keys.
-func (s *segment) write(b *pebble.Batch) error {
-	terms := slices.AppendSeq(make([]term, 0, len(s.lists)), maps.Keys(s.lists))
-	slices.SortFunc(terms, func(a, b term) int { return bytes.Compare(a[:], b[:]) })
-	var value []byte
-	var offsets []uint16
-	for _, t := range terms {
-		offsets = slices.AppendSeq(offsets[:0], s.posting(t))
-		slices.Reverse(offsets)
-		value = appendPosting(value[:0], offsets)
-		if err := b.Set(postingKey(t, s.number), value, nil); err != nil {
+// filer writes full segments; its room is used again.
+type filer struct {
+	order   []ordered
+	offsets []uint16
+	ends    []uint32
+	value   []byte
+	// size is that of the batch before, in bytes.
+	size int
+}
+
+// ordered is a list of a segment, by the first bytes of its term.
+type ordered struct {
+	prefix uint64
+	list   uint32
+}
+
+// batch makes a batch of the rows of a full segment, in the order of their keys.
+func (f *filer) batch(db *pebble.DB, s *segment) (*pebble.Batch, error) {
+	b := db.NewBatchWithSize(f.size + f.size/8)
+	if err := f.write(b, s); err != nil {
+		return nil, err
+	}
+	f.size = b.Len()
+	return b, nil
+}
+
+func (f *filer) write(b *pebble.Batch, s *segment) error {
+	f.sort(s)
+	f.group(s)
+	for _, o := range f.order {
+		begin := uint32(0)
+		if o.list > 0 {
+			begin = f.ends[o.list-1]
+		}
+		f.value = appendPosting(f.value[:0], f.offsets[begin:f.ends[o.list]])
+		row := b.SetDeferred(postingKeySize, len(f.value))
+		appendPostingKey(row.Key[:0], s.lists.lists[o.list].term, s.number)
+		copy(row.Value, f.value)
+		if err := row.Finish(); err != nil {
 			return err
 		}
 	}
@@ -126,6 +159,42 @@ func (s *segment) write(b *pebble.Batch) error {
 		return err
 	}
 	return b.Set(numberKey(rowParts, s.number), appendSpans(nil, s.part[:]...), nil)
+}
+
+// sort puts the lists into the order of their terms.
+func (f *filer) sort(s *segment) {
+	lists := s.lists.lists
+	f.order = f.order[:0]
+	for i := range lists {
+		f.order = append(f.order, ordered{binary.BigEndian.Uint64(lists[i].term[:]), uint32(i)})
+	}
+	slices.SortFunc(f.order, func(a, b ordered) int {
+		if c := cmp.Compare(a.prefix, b.prefix); c != 0 {
+			return c
+		}
+		return bytes.Compare(lists[a.list].term[:], lists[b.list].term[:])
+	})
+}
+
+// group puts the offsets of each list together, one list after the other. It reads the nodes
+// as they lie in memory: to follow each list through them takes ten times as long.
+func (f *filer) group(s *segment) {
+	f.ends = append(f.ends[:0], make([]uint32, len(s.lists.lists))...)
+	for i := range s.nodes {
+		f.ends[s.nodes[i].list]++
+	}
+	sum := uint32(0)
+	for i, n := range f.ends {
+		f.ends[i] = sum
+		sum += n
+	}
+	f.offsets = slices.Grow(f.offsets[:0], len(s.nodes))[:len(s.nodes)]
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		end := &f.ends[n.list]
+		f.offsets[*end] = n.offset
+		*end++
+	}
 }
 
 // Rows of the database.
@@ -141,10 +210,15 @@ const (
 const format = "keytrail view 1"
 
 func postingKey(t term, segment uint32) []byte {
-	k := make([]byte, 0, 1+termSize+4)
-	k = append(k, rowPosting)
-	k = append(k, t[:]...)
-	return binary.BigEndian.AppendUint32(k, segment)
+	return appendPostingKey(make([]byte, 0, postingKeySize), t, segment)
+}
+
+const postingKeySize = 1 + termSize + 4
+
+func appendPostingKey(b []byte, t term, segment uint32) []byte {
+	b = append(b, rowPosting)
+	b = append(b, t[:]...)
+	return binary.BigEndian.AppendUint32(b, segment)
 }
 
 func numberKey(row byte, segment uint32) []byte {

@@ -107,6 +107,8 @@ type View struct {
 	counts    counts
 	// grown is closed, and replaced, whenever the view has read more.
 	grown chan struct{}
+
+	filer filer // owned by Run
 }
 
 // counts are what metrics tell.
