@@ -1,8 +1,12 @@
 package index
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -22,6 +26,12 @@ func SetFormat(fs vfs.FS, dir, format string) error {
 // WithSmallFilter returns options with a filter that is full after n ids.
 func (o Options) WithSmallFilter(n uint64) Options {
 	o.smallestFilter = n
+	return o
+}
+
+// WithFilterOf returns options with a filter that never takes more than n ids well.
+func (o Options) WithFilterOf(n uint64) Options {
+	o.smallestFilter, o.largestFilter = n, n
 	return o
 }
 
@@ -68,4 +78,66 @@ func PerhapsInFull(n, m uint64) uint64 {
 		}
 	}
 	return perhaps
+}
+
+// WaitMerged waits until nothing is being written or is to be merged.
+func (x *Index) WaitMerged(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		<-x.written
+		v := x.files.acquire()
+		done := mergeable(v.events, uint64(x.size)) == nil && mergeable(v.keys, uint64(x.size)) == nil
+		x.release(v)
+		if done {
+			return
+		}
+	}
+	t.Fatal("runs are never merged")
+}
+
+// PerhapsInRun writes a run and asks its filter, in the file and in memory, for its ids and
+// for others: how many of its own it does not have, how many others it says that it may have.
+func PerhapsInRun(fs vfs.FS, rows, others int) (missing, perhaps int, err error) {
+	ids := make([][idSize]byte, rows+others)
+	for i := range ids {
+		ids[i] = sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
+	}
+	slices.SortFunc(ids[:rows], func(a, b [idSize]byte) int { return bytes.Compare(a[:], b[:]) })
+	w, err := newRun(fs, "", &eventKind, 1, uint64(rows))
+	if err != nil {
+		return 0, 0, err
+	}
+	for i := range ids[:rows] {
+		row, err := w.add()
+		if err != nil {
+			return 0, 0, err
+		}
+		copy(row, ids[i][:eventKind.id])
+	}
+	r, err := w.finish()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer r.file.Close()
+	var buf [pageSize]byte
+	for _, inMemory := range []bool{false, true} {
+		if inMemory {
+			if err := r.readFilter(); err != nil {
+				return 0, 0, err
+			}
+		}
+		for i := range ids {
+			may, err := r.mayHave(ids[i][:], &buf)
+			if err != nil {
+				return 0, 0, err
+			}
+			if i < rows && !may {
+				missing++
+			}
+			if i >= rows && may && inMemory {
+				perhaps++
+			}
+		}
+	}
+	return missing, perhaps, nil
 }

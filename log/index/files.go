@@ -50,11 +50,15 @@ func (x *Index) openFiles() (Cursor, error) {
 	v := &version{}
 	for _, k := range []*kind{&eventKind, &keyKind} {
 		for _, info := range m.runs(k) {
-			r := &run{kind: k, number: info.number, rows: info.rows, path: x.fs.PathJoin(x.dir, k.fileName(info.number))}
+			path := x.fs.PathJoin(x.dir, k.fileName(info.number))
+			r := &run{kind: k, number: info.number, rows: info.rows, blocks: info.blocks, path: path}
 			if err := openRun(x.fs, r); err != nil {
 				return Cursor{}, errors.Join(err, v.close())
 			}
 			v = v.with(k, nil, r)
+			if err := x.keepFilter(r); err != nil {
+				return Cursor{}, errors.Join(err, v.close())
+			}
 		}
 	}
 	f := &x.files
@@ -134,9 +138,14 @@ func (x *Index) writeRound(r *round) error {
 	v := f.current
 	if events != nil {
 		v = v.with(&eventKind, nil, events)
+		err = x.keepFilter(events)
 	}
 	if keys != nil {
 		v = v.with(&keyKind, nil, keys)
+		err = errors.Join(err, x.keepFilter(keys))
+	}
+	if err != nil {
+		return x.judge(err)
 	}
 	if err := x.setFiles(v, r.cursor); err != nil {
 		return err
@@ -146,6 +155,15 @@ func (x *Index) writeRound(r *round) error {
 	default:
 	}
 	return nil
+}
+
+// keepFilter keeps the filter of a run in memory until it is merged into one of the last
+// level: 6 MB in all. The filters of the last level grow with the log and stay in the files.
+func (x *Index) keepFilter(r *run) error {
+	if level(r.rows, uint64(x.size)) == lastLevel {
+		return nil
+	}
+	return r.readFilter()
 }
 
 // setFiles makes v, with rows up to cursor, what the index consists of. The caller holds
@@ -164,7 +182,7 @@ func (x *Index) setFiles(v *version, cursor Cursor) error {
 func infos(runs []*run) []runInfo {
 	infos := make([]runInfo, len(runs))
 	for i, r := range runs {
-		infos[i] = runInfo{r.number, r.rows}
+		infos[i] = runInfo{r.number, r.rows, r.blocks}
 	}
 	return infos
 }
@@ -214,6 +232,9 @@ func (x *Index) mergeSome(k *kind) (merged bool, err error) {
 	}
 	by, err := x.merge(old)
 	if err != nil {
+		return false, err
+	}
+	if err := x.keepFilter(by); err != nil {
 		return false, err
 	}
 	f.change.Lock()

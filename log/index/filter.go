@@ -2,16 +2,17 @@ package index
 
 import (
 	"encoding/binary"
-	"math/bits"
 	"sync/atomic"
 )
 
 // filter is a blocked Bloom filter over the first 16 bytes of the ids of events and keys.
-// It answers "surely not there" with one cache miss, where a lookup in the files costs
-// many, and nearly every event is new.
+// It answers "surely not there" with one cache miss, where a lookup in the files reads
+// the filter of each, and nearly every event is new.
 //
-// An id sets 7 bits of one block of 512; at a byte an id, which is full, about one new id
-// in forty is looked up all the same. Ids are SHA-256, whose bits need no further hashing.
+// An id sets 4 bits of one block of 512; at a byte an id about one new id in forty is looked
+// up all the same. A filter that is full takes more ids and answers less often: at 5.4 bits
+// an id, as the largest has with 50 million, it lets one in twelve through, at 2.7 one in
+// three. Ids are SHA-256, whose bits need no further hashing.
 // Blocks are in the order of the ids, so that filling a filter from sorted runs goes through
 // memory once. Adding and asking may run concurrently.
 type filter struct {
@@ -24,8 +25,13 @@ type block [8]uint64
 
 const (
 	bytesPerBlock = 64
-	// smallestFilter is how many ids the first filter takes: 1 MiB.
-	smallestFilter = 1 << 20
+	bitsOfID      = 4
+	// smallestFilter is how many ids the first filter takes, a byte each. When it is full,
+	// another of filterGrowth times the size is filled, up to largestFilter, which is for
+	// good: memory does not grow with the log.
+	smallestFilter = 1 << 21
+	largestFilter  = 1 << 25
+	filterGrowth   = 4
 )
 
 // newFilter returns an empty filter that takes at least n ids.
@@ -36,8 +42,7 @@ func newFilter(n uint64) *filter {
 
 // block returns the block of an id that begins with hi.
 func (f *filter) block(hi uint64) *block {
-	n, _ := bits.Mul64(hi, uint64(len(f.blocks)))
-	return &f.blocks[n]
+	return &f.blocks[blockOf(hi, uint64(len(f.blocks)))]
 }
 
 func (f *filter) add(id []byte) {
@@ -47,7 +52,7 @@ func (f *filter) add(id []byte) {
 // addNumbers adds an id that begins with hi and lo.
 func (f *filter) addNumbers(hi, lo uint64) {
 	b := f.block(hi)
-	for range 7 {
+	for range bitsOfID {
 		atomic.OrUint64(&b[lo>>6&7], 1<<(lo&63))
 		lo >>= 9
 	}
@@ -56,7 +61,7 @@ func (f *filter) addNumbers(hi, lo uint64) {
 // has says false only of ids that were not added.
 func (f *filter) has(id *[idSize]byte) bool {
 	b, lo := f.block(binary.BigEndian.Uint64(id[:])), binary.BigEndian.Uint64(id[8:])
-	for range 7 {
+	for range bitsOfID {
 		if atomic.LoadUint64(&b[lo>>6&7])&(1<<(lo&63)) == 0 {
 			return false
 		}
@@ -78,8 +83,8 @@ func (f *filter) take(row *Row) {
 // filters is what an index does with them. Until the first is filled, after a start, and
 // for good when filling one fails, lookups go to the files: slower, not wrong.
 type filters struct {
-	// smallest is how many ids a filter takes at least.
-	smallest uint64
+	// smallest and largest are how many ids a filter takes at least and at most.
+	smallest, largest uint64
 	// ready is asked; nil when there is none.
 	ready atomic.Pointer[filter]
 	// next is being filled from the files and takes new ids too; owned by the goroutine
@@ -110,13 +115,21 @@ func (x *Index) addToFilters(rows []Row) {
 	}
 }
 
-// growFilter begins to fill a filter of half as much again as the index holds, when there
-// is none or it is full. The rows applied so far come from memory and from the files, later
-// ones from Apply.
+// sizeFor returns how many ids the filter of an index of count ids takes.
+func (f *filters) sizeFor(count uint64) uint64 {
+	n := f.smallest
+	for n <= count && n < f.largest {
+		n *= filterGrowth
+	}
+	return min(n, f.largest)
+}
+
+// growFilter begins to fill a filter when there is none, or a larger one when it is full.
+// The rows applied so far come from memory and from the files, later ones from Apply.
 func (x *Index) growFilter() {
 	f := &x.filters
 	ready := f.ready.Load()
-	if f.next != nil || f.failed.Load() || (ready != nil && ready.count < ready.capacity) {
+	if f.next != nil || f.failed.Load() || (ready != nil && (ready.count < ready.capacity || ready.capacity >= f.largest)) {
 		return
 	}
 	if x.cursor.Size == 0 {
@@ -133,7 +146,7 @@ func (x *Index) growFilter() {
 	}
 	v := x.files.acquire() // what has left the rounds by now is in it
 	count := x.cursor.Size + keysIn(rounds, v)
-	next := newFilter(max(count+count/2, f.smallest))
+	next := newFilter(f.sizeFor(count))
 	next.count = count
 	for _, r := range rounds {
 		r.addTo(next)

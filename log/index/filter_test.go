@@ -107,6 +107,26 @@ func TestFilterGrows(t *testing.T) {
 	}
 }
 
+// TestFilterHasALargestSize: a filter that has taken twenty times what it was made for is
+// neither replaced by a larger one nor wrong, also after a restart.
+func TestFilterHasALargestSize(t *testing.T) {
+	dir := t.TempDir()
+	opts := index.Options{RoundRecords: 500}.WithFilterOf(1024)
+	x := open(t, dir, opts)
+	applyTo(t, x, 20_480, 97)
+	checkAll(t, x, 20_480)
+	closeIndex(t, x)
+	x = open(t, dir, opts)
+	waitFilter(t, x, 1024)
+	applyTo(t, x, 20_481, 1)
+	checkAll(t, x, 20_481)
+	waitFilter(t, x, 1024)
+	if n, _ := x.FilterReady(); n != 1024 {
+		t.Errorf("the filter takes %d ids", n)
+	}
+	closeIndex(t, x)
+}
+
 // TestFilterAnswers checks that the filter spares most lookups: it would be of no use if
 // it said "perhaps" of everything.
 func TestFilterAnswers(t *testing.T) {

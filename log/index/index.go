@@ -81,7 +81,7 @@ type Options struct {
 	// Logger, nil for none.
 	Logger *slog.Logger
 
-	smallestFilter uint64 // 0 means smallestFilter
+	smallestFilter, largestFilter uint64 // 0 means the constants
 }
 
 // Index is an open index.
@@ -143,7 +143,8 @@ const damagedName = "keytrail.damaged"
 
 func open(dir string, opts Options) (*Index, error) {
 	x := &Index{dir: dir, fs: opts.FS, logger: opts.Logger, filters: filters{
-		smallest: cmp.Or(opts.smallestFilter, smallestFilter), quit: make(chan struct{}),
+		smallest: cmp.Or(opts.smallestFilter, smallestFilter), largest: cmp.Or(opts.largestFilter, largestFilter),
+		quit: make(chan struct{}),
 	}}
 	x.size = cmp.Or(opts.RoundRecords, roundRecords)
 	x.young, x.written = newRound(x.size), make(chan struct{})

@@ -13,16 +13,17 @@ import (
 // The manifest says what the index consists of: the cursor and the runs that hold all rows
 // up to it. It is replaced whole, so that rows and cursor change together:
 //
-//	"keytrail index 2\n", be64 size, 32 bytes root, be64 next number,
-//	be32 runs of events, be32 runs of keys, for each be64 number and be64 rows, oldest
-//	first, be32 CRC-32C of all before
+//	"keytrail index 3\n", be64 size, 32 bytes root, be64 next number,
+//	be32 runs of events, be32 runs of keys, for each be64 number, be64 rows and be64 blocks
+//	of its filter, oldest first, be32 CRC-32C of all before
 const (
 	manifestName   = "manifest"
 	manifestNext   = "manifest.next"
-	manifestFormat = "keytrail index 2\n"
+	manifestFormat = "keytrail index 3\n"
 	manifestHead   = len(manifestFormat) + 8 + 32 + 8 + 4 + 4
 	maxRuns        = 1 << 16
-	maxManifest    = manifestHead + 2*maxRuns*16 + 4
+	manifestRun    = 8 + 8 + 8
+	maxManifest    = manifestHead + 2*maxRuns*manifestRun + 4
 )
 
 type manifest struct {
@@ -31,7 +32,7 @@ type manifest struct {
 	events, keys []runInfo
 }
 
-type runInfo struct{ number, rows uint64 }
+type runInfo struct{ number, rows, blocks uint64 }
 
 func (m *manifest) runs(k *kind) []runInfo {
 	if k == &eventKind {
@@ -51,6 +52,7 @@ func (m *manifest) append(b []byte) []byte {
 		for _, r := range infos {
 			b = binary.BigEndian.AppendUint64(b, r.number)
 			b = binary.BigEndian.AppendUint64(b, r.rows)
+			b = binary.BigEndian.AppendUint64(b, r.blocks)
 		}
 	}
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -75,13 +77,14 @@ func parseManifest(b []byte) (*manifest, error) {
 	m.next = binary.BigEndian.Uint64(rest[40:])
 	events, keys := binary.BigEndian.Uint32(rest[48:]), binary.BigEndian.Uint32(rest[52:])
 	rest = rest[56:]
-	if events > maxRuns || keys > maxRuns || len(rest) != int(events+keys)*16 {
+	if events > maxRuns || keys > maxRuns || len(rest) != int(events+keys)*manifestRun {
 		return nil, fmt.Errorf("index's manifest names %d and %d runs in %d bytes", events, keys, len(b))
 	}
 	for i := range events + keys {
-		r := runInfo{binary.BigEndian.Uint64(rest[i*16:]), binary.BigEndian.Uint64(rest[i*16+8:])}
-		if r.number >= m.next || r.rows == 0 || r.rows > maxIndex {
-			return nil, fmt.Errorf("index's manifest names a run %d of %d rows", r.number, r.rows)
+		b := rest[i*manifestRun:]
+		r := runInfo{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}
+		if r.number >= m.next || r.rows == 0 || r.rows > maxIndex || r.blocks == 0 || r.blocks > maxIndex {
+			return nil, fmt.Errorf("index's manifest names a run %d of %d rows and %d blocks", r.number, r.rows, r.blocks)
 		}
 		if i < events {
 			m.events = append(m.events, r)

@@ -43,8 +43,9 @@ type head struct {
 
 // merge writes the rows of runs as one run. quit ends it early, with errQuit.
 func (x *Index) merge(runs []*run) (*run, error) {
-	heads := make([]head, 0, len(runs))
+	heads, rows := make([]head, 0, len(runs)), uint64(0)
 	for _, r := range runs {
+		rows += r.rows
 		h := head{scan: newScan(r)}
 		if err := h.next(); err != nil {
 			return nil, err
@@ -52,7 +53,7 @@ func (x *Index) merge(runs []*run) (*run, error) {
 		heads = append(heads, h)
 	}
 	k := runs[0].kind
-	w, err := newRun(x.fs, x.dir, k, x.nextNumber())
+	w, err := newRun(x.fs, x.dir, k, x.nextNumber(), rows)
 	if err != nil {
 		return nil, err
 	}

@@ -110,7 +110,7 @@ func (r *round) write(fs vfs.FS, dir string, next func() uint64) (events, keys *
 
 func (r *round) writeEvents(fs vfs.FS, dir string, number uint64) (*run, error) {
 	sorted := sortEvents(r.events)
-	w, err := newRun(fs, dir, &eventKind, number)
+	w, err := newRun(fs, dir, &eventKind, number, uint64(len(sorted)))
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (r *round) writeKeys(fs vfs.FS, dir string, number uint64) (*run, error) {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b [idSize]byte) int { return bytes.Compare(a[:], b[:]) })
-	w, err := newRun(fs, dir, &keyKind, number)
+	w, err := newRun(fs, dir, &keyKind, number, uint64(len(ids)))
 	if err != nil {
 		return nil, err
 	}

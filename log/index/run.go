@@ -15,7 +15,7 @@ import (
 // A run is a file of rows of one width in ascending order of their ids, never changed
 // after it is written. It consists of pages: a checksum over rows and place, rows, zeros
 // up to pageSize. So a flipped bit, and a page that lies elsewhere than it was written,
-// show when the page is read.
+// show when the page is read. After the pages come the blocks of the run's filter.
 const (
 	pageSize   = 4096
 	pageHeader = 4
@@ -54,12 +54,14 @@ type run struct {
 	kind   *kind
 	number uint64
 	rows   uint64
+	blocks uint64
+	filter []byte // the blocks, nil when lookups read them from the file
 	file   vfs.File
 	path   string
 	refs   int // owned by versions
 }
 
-// errPage means that a page does not hold what was written.
+// errPage means that a page, or a block of the filter, does not hold what was written.
 var errPage = errors.New("index: page does not match its checksum")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -78,16 +80,21 @@ func (r *run) pages() uint64 {
 }
 
 // bytes is the size of the file.
-func (r *run) bytes() int64 { return int64(r.pages() * pageSize) }
+func (r *run) bytes() int64 { return int64(r.pages()*pageSize + r.blocks*blockSize) }
 
 // check returns the rows of a page.
 func (r *run) check(page uint64, b []byte) ([]byte, error) {
 	if binary.BigEndian.Uint32(b) != pageSum(r.number, page, b[pageHeader:]) {
 		return nil, fmt.Errorf("%w: %s, page %d", errPage, r.path, page)
 	}
+	return r.rowsOf(page, b), nil
+}
+
+// rowsOf returns the part of a page that is rows.
+func (r *run) rowsOf(page uint64, b []byte) []byte {
 	per := uint64(r.kind.rowsPerPage())
 	n := min(r.rows-page*per, per)
-	return b[pageHeader : pageHeader+int(n)*r.kind.width], nil
+	return b[pageHeader : pageHeader+int(n)*r.kind.width]
 }
 
 // pages are the buffers of lookups.
@@ -98,6 +105,9 @@ var pagePool = sync.Pool{New: func() any { return new([pageSize]byte) }}
 func (r *run) find(id []byte, fn func(row []byte) (bool, error)) error {
 	buf := pagePool.Get().(*[pageSize]byte)
 	defer pagePool.Put(buf)
+	if perhaps, err := r.mayHave(id, buf); err != nil || !perhaps {
+		return err
+	}
 	page, rows, err := r.seek(id[:r.kind.id], buf)
 	for ; err == nil && rows != nil; rows, err = r.next(&page, buf) {
 		for at := r.lowerBound(rows, id[:r.kind.id]); at < len(rows); at += r.kind.width {
@@ -233,10 +243,12 @@ type runWriter struct {
 	buf  []byte // pages that are complete, and one that is not
 	page uint64 // the one that is not
 	used int    // bytes of it
+	// blocks is the filter, all of it until the end: a fifteenth of the rows.
+	blocks []byte
 }
 
-// newRun begins a run.
-func newRun(fs vfs.FS, dir string, k *kind, number uint64) (*runWriter, error) {
+// newRun begins a run of at most so many rows.
+func newRun(fs vfs.FS, dir string, k *kind, number, rows uint64) (*runWriter, error) {
 	path := fs.PathJoin(dir, k.fileName(number))
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -244,7 +256,8 @@ func newRun(fs vfs.FS, dir string, k *kind, number uint64) (*runWriter, error) {
 	}
 	// Handed to the disk in pieces, so that the sync at its end holds up nobody else's.
 	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{NoSyncOnClose: true, BytesPerSync: 1 << 20})
-	return &runWriter{run: &run{kind: k, number: number, path: path, file: f}, fs: fs, buf: make([]byte, 0, scanBytes)}, nil
+	r := &run{kind: k, number: number, blocks: blocksFor(rows), path: path, file: f}
+	return &runWriter{run: r, fs: fs, buf: make([]byte, 0, scanBytes), blocks: make([]byte, r.blocks*blockSize)}, nil
 }
 
 func (k *kind) fileName(number uint64) string { return fmt.Sprintf("%s-%016x", k.name, number) }
@@ -276,6 +289,7 @@ func (w *runWriter) flush() error {
 	for at := 0; at < len(w.buf); at += pageSize {
 		b := w.buf[at : at+pageSize]
 		binary.BigEndian.PutUint32(b, pageSum(w.run.number, w.page, b[pageHeader:]))
+		enter(w.blocks, w.run.rowsOf(w.page, b), w.run.kind.width)
 		w.page++
 	}
 	if _, err := w.run.file.Write(w.buf); err != nil {
@@ -288,6 +302,10 @@ func (w *runWriter) flush() error {
 // finish makes the run durable, but for its name, and opens it for reading.
 func (w *runWriter) finish() (*run, error) {
 	err := w.flush()
+	if err == nil {
+		sealBlocks(w.blocks, w.run.number)
+		_, err = w.run.file.Write(w.blocks)
+	}
 	if err == nil {
 		err = w.run.file.Sync()
 	}
