@@ -83,7 +83,7 @@ func PerhapsInFull(n, m uint64) uint64 {
 // WaitMerged waits until nothing is being written or is to be merged.
 func (x *Index) WaitMerged(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
 		<-x.written
 		v := x.files.acquire()
 		done := mergeable(v.events, uint64(x.size)) == nil && mergeable(v.keys, uint64(x.size)) == nil
@@ -140,4 +140,11 @@ func PerhapsInRun(fs vfs.FS, rows, others int) (missing, perhaps int, err error)
 		}
 	}
 	return missing, perhaps, nil
+}
+
+// Sieves returns how many sieves there are, of how many runs, and how many could have one.
+func (x *Index) Sieves() (sieves, runs, of int) {
+	v := x.files.acquire()
+	defer x.release(v)
+	return len(v.sieves), v.sieved(), len(v.sievable(uint64(x.size)))
 }

@@ -75,7 +75,8 @@ func (x *Index) openFiles() (Cursor, error) {
 func (x *Index) removeOthers(names []string, v *version) {
 	for _, name := range names {
 		known := slices.ContainsFunc(v.all(), func(r *run) bool { return name == r.kind.fileName(r.number) })
-		ours := name == manifestNext || strings.HasPrefix(name, eventKind.name+"-") || strings.HasPrefix(name, keyKind.name+"-")
+		ours := name == manifestNext || strings.HasPrefix(name, eventKind.name+"-") || strings.HasPrefix(name, keyKind.name+"-") ||
+			strings.HasPrefix(name, sieveName)
 		if ours && !known {
 			x.warn("removing a file that the index does not need", x.fs.Remove(x.fs.PathJoin(x.dir, name)))
 		}
@@ -215,6 +216,9 @@ func (x *Index) mergeAll() {
 					f.fail(fmt.Errorf("merging runs of the index: %w", x.judge(err)))
 				}
 			}
+		}
+		if err := x.sift(); err != nil && !errors.Is(err, errQuit) {
+			x.warn("index goes on without a sieve, more slowly", x.judge(err))
 		}
 	}
 }

@@ -242,7 +242,14 @@ func (x *Index) event(id *[idSize]byte, same func(index uint64) (bool, error)) (
 	}
 	v := x.files.acquire()
 	defer x.release(v)
+	sieves := v.sifting(id[:])
 	for _, r := range slices.Backward(v.events) {
+		if perhaps, err := sieves.perhaps(r); err != nil || !perhaps {
+			if err != nil {
+				return 0, false, x.judge(err)
+			}
+			continue
+		}
 		err := r.find(id[:], func(row []byte) (bool, error) {
 			index = getIndex(row[eventKind.id:])
 			var err error

@@ -47,9 +47,17 @@ func (r *run) readBlocks(n uint64, b []byte) error {
 		return fmt.Errorf("reading block %d of the filter of %s: %w", n, r.path, err)
 	}
 	for ; len(b) > 0; b, n = b[blockSize:], n+1 {
-		if binary.BigEndian.Uint32(b) != pageSum(r.number, n, b[blockHeader:blockSize]) {
-			return fmt.Errorf("%w: %s, block %d of its filter", errPage, r.path, n)
+		if err := r.checkBlock(n, b[:blockSize]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// checkBlock says whether b is the block at n.
+func (r *run) checkBlock(n uint64, b []byte) error {
+	if binary.BigEndian.Uint32(b) != pageSum(r.number, n, b[blockHeader:]) {
+		return fmt.Errorf("%w: %s, block %d of its filter", errPage, r.path, n)
 	}
 	return nil
 }
@@ -62,14 +70,19 @@ func (r *run) mayHave(id []byte, buf *[pageSize]byte) (bool, error) {
 	} else if err := r.readBlocks(n, b); err != nil {
 		return false, err
 	}
-	bit, step := firstBit(binary.BigEndian.Uint64(id[8:]))
+	return inBlock(b, binary.BigEndian.Uint64(id[8:])), nil
+}
+
+// inBlock says false only of ids that were not added to a block.
+func inBlock(b []byte, lo uint64) bool {
+	bit, step := firstBit(lo)
 	for range bitsOfRow {
 		if at, mask := place(bit); b[at]&mask == 0 {
-			return false, nil
+			return false
 		}
 		bit += step
 	}
-	return true, nil
+	return true
 }
 
 // blockOf returns which of n blocks is that of ids that begin with hi. Blocks are in the

@@ -2,8 +2,7 @@ package index_test
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -11,37 +10,47 @@ import (
 	"github.com/keytrail/keytrail/log/index"
 )
 
-// largest returns the largest file of dir with a name that matches.
-func largest(t *testing.T, dir, pattern string) (path string) {
+// largest returns the largest file of dir whose name begins with a prefix.
+func largest(t *testing.T, fs vfs.FS, dir, prefix string) (path string) {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, pattern))
+	names, err := fs.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var size int64
 	for _, name := range names {
-		info, err := os.Stat(name)
+		info, err := fs.Stat(fs.PathJoin(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Size() > size {
-			path, size = name, info.Size()
+		if strings.HasPrefix(name, prefix) && info.Size() > size {
+			path, size = fs.PathJoin(dir, name), info.Size()
 		}
 	}
 	if path == "" {
-		t.Fatalf("no file %s", pattern)
+		t.Fatalf("no file %s", prefix)
 	}
 	return path
 }
 
-func flip(t *testing.T, path string, fromEnd int) {
+// flip changes a bit of a file, which may be open.
+func flip(t *testing.T, fs vfs.FS, path string, fromEnd int64) {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	info, err := fs.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(b)-fromEnd] ^= 8
-	if err := os.WriteFile(path, b, 0o600); err != nil {
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], info.Size()-fromEnd); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 8
+	if _, err := f.WriteAt(b[:], info.Size()-fromEnd); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -50,19 +59,15 @@ func flip(t *testing.T, path string, fromEnd int) {
 // A run that is still to be merged is found out at the start, one of the last level when it
 // is asked; the next start is empty.
 func TestFlippedFilter(t *testing.T) {
-	for name, records := range map[string]int{"a run that is still to be merged": 4, "of the last level": 4 * 64} {
+	for name, records := range map[string]int{"a run that is still to be merged": 40, "of the last level": 40 * 80} {
 		t.Run(name, func(t *testing.T) {
-			for _, fromEnd := range []int{1, 30, 64, 64*11 - 10} {
-				dir := filepath.Join(t.TempDir(), "index")
-				opts := index.Options{RoundRecords: 4}
+			for _, fromEnd := range []int64{1, 30, 64, 64*11 - 10} {
+				const dir = "index"
+				opts := index.Options{FS: vfs.NewMem(), RoundRecords: 40}
 				x := open(t, dir, opts)
-				b := newBuilder()
-				for range records {
-					b.apply(t, x, 1)
-				}
-				x.WaitMerged(t)
+				applyInStep(t, x, uint64(records))
 				closeIndex(t, x)
-				flip(t, largest(t, dir, "events-*"), fromEnd)
+				flip(t, opts.FS, largest(t, opts.FS, dir, "events-"), fromEnd)
 				x = open(t, dir, opts)
 				var noticed bool
 				for n := range x.Cursor().Size {
@@ -74,7 +79,7 @@ func TestFlippedFilter(t *testing.T) {
 						t.Fatalf("event %d: %d, %v, %v", n, at, ok, err)
 					}
 				}
-				if wantAtStart := records == 4; (x.Cursor().Size == 0) != wantAtStart || noticed == wantAtStart {
+				if wantAtStart := records == 40; (x.Cursor().Size == 0) != wantAtStart || noticed == wantAtStart {
 					t.Errorf("cursor is %d, damage noticed later: %v", x.Cursor().Size, noticed)
 				}
 				closeIndex(t, x)

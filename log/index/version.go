@@ -12,7 +12,9 @@ import (
 // their files stay open and in the directory.
 type version struct {
 	events, keys []*run
-	refs         int
+	// sieves are of runs of events, in their order, sieveRuns each but for the last.
+	sieves []*sieve
+	refs   int
 }
 
 func (v *version) runs(k *kind) []*run {
@@ -20,6 +22,18 @@ func (v *version) runs(k *kind) []*run {
 		return v.events
 	}
 	return v.keys
+}
+
+// sieved is how many runs of events have a sieve.
+func (v *version) sieved() (n int) {
+	for _, s := range v.sieves {
+		n += len(s.runs)
+	}
+	return n
+}
+
+func (v *version) withSieves(sieves []*sieve) *version {
+	return &version{events: v.events, keys: v.keys, sieves: sieves}
 }
 
 func (v *version) all() []*run { return slices.Concat(v.events, v.keys) }
@@ -37,9 +51,9 @@ func (v *version) with(k *kind, old []*run, by *run) *version {
 		runs = slices.Insert(runs, at, by)
 	}
 	if k == &eventKind {
-		return &version{events: runs, keys: v.keys}
+		return &version{events: runs, keys: v.keys, sieves: v.sieves}
 	}
-	return &version{events: v.events, keys: runs}
+	return &version{events: v.events, keys: runs, sieves: v.sieves}
 }
 
 // versions counts who uses which runs, and removes the files of those that no version
@@ -65,6 +79,9 @@ func (vs *versions) install(v *version) error {
 	for _, r := range v.all() {
 		r.refs++
 	}
+	for _, s := range v.sieves {
+		s.refs++
+	}
 	old := vs.current
 	vs.current = v
 	vs.mu.Unlock()
@@ -87,6 +104,11 @@ func (vs *versions) release(v *version) error {
 			err = errors.Join(err, r.file.Close(), vs.fs.Remove(r.path))
 		}
 	}
+	for _, s := range v.sieves {
+		if s.refs--; s.refs == 0 {
+			err = errors.Join(err, s.file.Close(), vs.fs.Remove(s.path))
+		}
+	}
 	return err
 }
 
@@ -94,6 +116,9 @@ func (vs *versions) release(v *version) error {
 func (v *version) close() (err error) {
 	for _, r := range v.all() {
 		err = errors.Join(err, r.file.Close())
+	}
+	for _, s := range v.sieves { // The next start removes the file.
+		err = errors.Join(err, s.file.Close())
 	}
 	return err
 }
