@@ -218,7 +218,7 @@ func (x *Index) mergeAll() {
 			}
 		}
 		if err := x.sift(); err != nil && !errors.Is(err, errQuit) {
-			x.warn("index goes on without a sieve, more slowly", x.judge(err))
+			x.warn(withoutSieve, x.judge(err))
 		}
 	}
 }

@@ -244,13 +244,12 @@ func (x *Index) event(id *[idSize]byte, same func(index uint64) (bool, error)) (
 	defer x.release(v)
 	sieves := v.sifting(id[:])
 	for _, r := range slices.Backward(v.events) {
-		if perhaps, err := sieves.perhaps(r); err != nil || !perhaps {
-			if err != nil {
-				return 0, false, x.judge(err)
-			}
+		perhaps, err := sieves.perhaps(r)
+		x.warn(withoutSieve, err)
+		if !perhaps {
 			continue
 		}
-		err := r.find(id[:], func(row []byte) (bool, error) {
+		err = r.find(id[:], func(row []byte) (bool, error) {
 			index = getIndex(row[eventKind.id:])
 			var err error
 			ok, err = same(index)

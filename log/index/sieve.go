@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -14,14 +15,15 @@ import (
 // each block of the largest filter, of the block of each run that is the id's.
 //
 // It is made of the runs' filters in the background, after a start and when a run has been
-// added. No manifest names it: what a crash leaves is removed, and where there is no sieve the
-// runs are asked one by one, more slowly.
+// added. No manifest names it: what a crash leaves is removed. Where there is no sieve, or one
+// that cannot be read or is damaged, the runs are asked one by one, more slowly.
 type sieve struct {
 	runs    []*run // in the order of the version
 	records uint64
 	file    vfs.File
 	path    string
-	refs    int // owned by versions
+	bad     atomic.Bool // not to be asked again
+	refs    int         // owned by versions
 }
 
 const (
@@ -30,6 +32,8 @@ const (
 	// sieveChunk is how many records are made at a time, a divisor of all that there are.
 	sieveChunk = fewestBlocks << 6
 )
+
+const withoutSieve = "index goes on without a sieve, more slowly"
 
 func (s *sieve) recordBytes() int { return len(s.runs) * blockSize }
 
@@ -69,7 +73,8 @@ func (v *version) sifting(id []byte) sifting {
 }
 
 // perhaps says false only of runs that do not have the id. It is asked about all runs of
-// events of the version, from the newest on.
+// events of the version, from the newest on. An error is returned once; it is no reason not
+// to ask the run.
 func (q *sifting) perhaps(r *run) (_ bool, err error) {
 	if q.left == 0 {
 		return true, nil
@@ -80,12 +85,17 @@ func (q *sifting) perhaps(r *run) (_ bool, err error) {
 	}
 	q.left--
 	if s != q.asked {
-		if q.which, err = s.perhaps(q.id); err != nil {
-			return false, err
-		}
 		q.asked = s
+		if s.bad.Load() {
+			q.which = ^uint32(0)
+		} else if q.which, err = s.perhaps(q.id); err != nil {
+			q.which = ^uint32(0)
+			if s.bad.Swap(true) {
+				err = nil
+			}
+		}
 	}
-	return q.which>>at&1 != 0, nil
+	return q.which>>at&1 != 0, err
 }
 
 // sievable returns the runs of events of the last level.
