@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/keytrail/keytrail/log/index"
@@ -95,11 +96,17 @@ func (l *Log) Append(ctx context.Context, producer string, events []Event) ([]Re
 	if err != nil {
 		return nil, err
 	}
-	return c.Wait(ctx)
+	results, err := c.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	results = slices.Clone(results)
+	c.Release()
+	return results, nil
 }
 
-// Submit begins to record events: at most MaxEvents, which the log keeps until the call is
-// done. What one goroutine submits for one tenant is sequenced in that order. An
+// Submit begins to record events: at most MaxEvents, which the log looks at until the call is
+// done, and not after. What one goroutine submits for one tenant is sequenced in that order. An
 // *OverloadError means that one tenant has sent too much; others may go on.
 func (l *Log) Submit(ctx context.Context, producer string, events []Event) (*Call, error) {
 	if len(events) > MaxEvents {

@@ -3,6 +3,7 @@ package log
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -37,25 +38,45 @@ type Call struct {
 	parts int
 	done  chan struct{}
 	err   error
-	// Most calls bring one event.
-	oneItem   [1]item
-	oneResult [1]Result
+	// room is what items and results lie in. Most calls bring one event.
+	room struct {
+		item    [1]item
+		result  [1]Result
+		items   []item
+		results []Result
+	}
 }
+
+// calls are those that were released, for their memory.
+var calls = sync.Pool{New: func() any { return new(Call) }}
 
 // newCall returns a call of n events.
 func newCall(producer string, n int) *Call {
-	c := &Call{producer: producer, done: make(chan struct{})}
+	c := calls.Get().(*Call)
+	c.producer, c.done = producer, make(chan struct{})
 	if n == 1 {
-		c.items, c.results = c.oneItem[:0], c.oneResult[:]
-	} else {
-		c.items, c.results = make([]item, 0, n), make([]Result, n)
+		c.items, c.results = c.room.item[:0], c.room.result[:]
+		return c
 	}
+	c.room.items, c.room.results = slices.Grow(c.room.items[:0], n), slices.Grow(c.room.results[:0], n)[:n]
+	c.items, c.results = c.room.items, c.room.results
 	return c
 }
 
 // forget lets go of the events: whoever is slow to take the results holds none.
 func (c *Call) forget() {
-	c.items, c.oneItem[0] = nil, item{}
+	clear(c.items)
+	c.items = nil
+}
+
+// Release says that nobody looks at the call or its results again, so that another one can have
+// their memory. It may be called once, after Wait has returned results; a call that is not
+// released is garbage like any other.
+func (c *Call) Release() {
+	clear(c.results)
+	room := c.room
+	*c = Call{room: room}
+	calls.Put(c)
 }
 
 // item is one event of a call that is not known to be a duplicate.

@@ -368,6 +368,9 @@ func (b *batch) encodeSome(from, to int) {
 		leaf := record.Leaf(payload)
 		copy(stored, leaf[:])
 		b.entries[i] = storage.Entry{Leaf: stored, Payload: payload}
+		// The last field of a record. The event's own bytes are the caller's again after the call,
+		// while duplicates may still be compared with this one.
+		b.records[i].KeyEvent = payload[len(payload)-len(b.records[i].KeyEvent):]
 		b.hashes[i] = prove.HashLeaf(stored)
 	}
 }

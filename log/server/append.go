@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,47 +76,66 @@ func (s *Server) recorded(ctx context.Context, results []log.Result, req *append
 
 // flight is one request of an append stream whose answer is due.
 type flight struct {
+	req appendRequest
 	// answer has the errors of events that do not go into the log, and lacks the results
 	// of the others until call is done; call is nil when there are no others.
 	answer appendResponse
 	call   *log.Call
-	wait   rpc.Wait
+}
+
+// flights are those that were answered, for their memory.
+var flights = sync.Pool{New: func() any { return new(flight) }}
+
+// maxKeptRequest is the largest request whose memory is kept, in bytes.
+const maxKeptRequest = 128 << 10
+
+// release lets go of a flight that was answered.
+func (f *flight) release() {
+	if f.call != nil {
+		f.call.Release()
+	}
+	f.answer, f.call = appendResponse{}, nil
+	if cap(f.req.room) <= maxKeptRequest {
+		f.req.reset()
+		flights.Put(f)
+	}
 }
 
 // appendStream is rpc.LogServiceServer's AppendStream.
 func (s *Server) appendStream(stream grpc.ServerStream) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	flights := make(chan *flight, streamWindow)
+	due := make(chan *flight, streamWindow)
 	received := make(chan error, 1)
 	// The receiver may be waiting for the client when this function returns; gRPC then
 	// ends its Recv.
-	go func() { received <- s.receive(ctx, stream, flights) }()
+	go func() { received <- s.receive(ctx, stream, due) }()
 	for {
 		var f *flight
 		select {
-		case f = <-flights: // Mostly there is one, and then asking for nothing else is quicker.
+		case f = <-due: // Mostly there is one, and then asking for nothing else is quicker.
 		default:
 			select {
-			case f = <-flights:
+			case f = <-due:
 			case err := <-received:
-				return s.finish(ctx, stream, flights, err)
+				return s.finish(ctx, stream, due, err)
 			case <-s.stopping:
-				return s.finish(ctx, stream, flights, log.ErrStopping)
+				return s.finish(ctx, stream, due, log.ErrStopping)
 			}
 		}
 		if err := s.answer(ctx, stream, f); err != nil {
 			cancel(err)
 			return s.toStatus(stream.Context(), err)
 		}
+		f.release()
 	}
 }
 
 // finish answers what has been received and ends the stream because of err.
-func (s *Server) finish(ctx context.Context, stream grpc.ServerStream, flights <-chan *flight, err error) error {
+func (s *Server) finish(ctx context.Context, stream grpc.ServerStream, due <-chan *flight, err error) error {
 	for {
 		select {
-		case f := <-flights:
+		case f := <-due:
 			if err := s.answer(ctx, stream, f); err != nil {
 				return s.toStatus(stream.Context(), err)
 			}
@@ -132,7 +152,7 @@ func (s *Server) answer(ctx context.Context, stream grpc.ServerStream, f *flight
 		if err != nil {
 			return err
 		}
-		if err := s.complete(ctx, &f.answer, results, f.wait); err != nil {
+		if err := s.complete(ctx, &f.answer, results, f.req.wait); err != nil {
 			return err
 		}
 	}
@@ -140,11 +160,11 @@ func (s *Server) answer(ctx context.Context, stream grpc.ServerStream, f *flight
 }
 
 // receive reads requests, begins to record their events, and hands them on in order.
-func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, flights chan<- *flight) error {
+func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, due chan<- *flight) error {
 	who := producer(ctx)
 	for {
-		req := &appendRequest{}
-		err := stream.RecvMsg(req)
+		f := flights.Get().(*flight)
+		err := stream.RecvMsg(&f.req)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -156,18 +176,17 @@ func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, flights 
 			return log.ErrStopping
 		default:
 		}
-		if err := s.checkRequest(req); err != nil {
+		if err := s.checkRequest(&f.req); err != nil {
 			return err
 		}
-		f, err := s.board(ctx, who, req)
-		if err != nil {
+		if err := s.board(ctx, who, f); err != nil {
 			return err
 		}
 		select {
-		case flights <- f:
+		case due <- f:
 		default:
 			select {
-			case flights <- f:
+			case due <- f:
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
@@ -177,8 +196,9 @@ func (s *Server) receive(ctx context.Context, stream grpc.ServerStream, flights 
 
 // board begins to record the events of a request; those that break a rule have their
 // answer.
-func (s *Server) board(ctx context.Context, who string, req *appendRequest) (*flight, error) {
-	f := &flight{answer: appendResponse{n: req.n}, wait: req.wait}
+func (s *Server) board(ctx context.Context, who string, f *flight) (err error) {
+	req := &f.req
+	f.answer = appendResponse{n: req.n}
 	for _, r := range req.refused {
 		f.answer.fail(r.place, s.appendError(ctx, r.err))
 	}
@@ -191,9 +211,8 @@ func (s *Server) board(ctx context.Context, who string, req *appendRequest) (*fl
 		}
 	}
 	if len(req.events) == 0 {
-		return f, nil
+		return nil
 	}
-	var err error
 	if f.call, err = s.submit(ctx, who, req.events); errors.Is(err, log.ErrOverloaded) {
 		for i := range req.n {
 			if f.answer.errors[i] == nil {
@@ -201,9 +220,9 @@ func (s *Server) board(ctx context.Context, who string, req *appendRequest) (*fl
 			}
 		}
 		f.answer.places = []int{}
-		return f, nil
+		return nil
 	}
-	return f, err
+	return err
 }
 
 // overloadRetries and overloadPause bound how long a stream waits for room in the pool

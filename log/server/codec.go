@@ -23,20 +23,9 @@ func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if r, ok := v.(*appendRequest); ok {
-		return r.read(kept(data), time.Now())
+		return r.read(r.keep(data), time.Now())
 	}
 	return c.CodecV2.Unmarshal(data, v)
-}
-
-// kept returns the bytes of a message to be kept: a copy, since gRPC takes its buffers back.
-// Only a short message, as most of one event are, lies in one that it does not.
-func kept(data mem.BufferSlice) []byte {
-	if len(data) == 1 {
-		if b, ok := data[0].(mem.SliceBuffer); ok {
-			return b
-		}
-	}
-	return data.Materialize()
 }
 
 // Marshal implements encoding.CodecV2.

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -28,7 +30,31 @@ type appendRequest struct {
 	events  []log.Event
 	refused []refusal
 	wait    rpc.Wait
-	one     [1]log.Event // most requests have one
+	// room holds the bytes that the events are parts of, unless gRPC's own buffer does, and one
+	// or many the events: most requests have one. Their memory is used again after a reset.
+	room []byte
+	one  [1]log.Event
+	many []log.Event
+}
+
+// keep returns the bytes of a message to be kept: a copy, since gRPC takes its buffers back.
+// Only a short message, as most of one event are, lies in one that it does not.
+func (r *appendRequest) keep(data mem.BufferSlice) []byte {
+	if len(data) == 1 {
+		if b, ok := data[0].(mem.SliceBuffer); ok {
+			return b
+		}
+	}
+	n := data.Len()
+	r.room = slices.Grow(r.room[:0], n)[:n]
+	data.CopyTo(r.room)
+	return r.room
+}
+
+// reset makes it an empty request. Nobody may look at its events any more.
+func (r *appendRequest) reset() {
+	clear(r.events)
+	*r = appendRequest{room: r.room, many: r.many}
 }
 
 // refusal is an event that breaks a rule.
@@ -51,7 +77,8 @@ func (r *appendRequest) read(b []byte, now time.Time) error {
 		return r.decode(b, now)
 	}
 	if r.events = r.one[:0]; r.n > 1 {
-		r.events = make([]log.Event, 0, r.n)
+		r.many = slices.Grow(r.many[:0], r.n)
+		r.events = r.many
 	}
 	for i := range r.n {
 		size, n := binary.Uvarint(b[1:])

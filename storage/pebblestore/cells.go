@@ -88,7 +88,7 @@ func (s *Store) swapAll() {
 	if len(good) == 0 {
 		return
 	}
-	b := s.cells.newBatch(size)
+	b := s.cells.nextBatch(size)
 	for _, w := range good {
 		_ = b.Set(w.key, w.new, nil)
 	}

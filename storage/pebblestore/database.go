@@ -26,6 +26,8 @@ type database struct {
 	write sync.Mutex
 	// revision counts the writes since the store was created.
 	revision uint64
+	// used is a batch that was written, for its memory; nil for none.
+	used *pebble.Batch
 }
 
 // open opens or makes Pebble's directory in parent.
@@ -37,7 +39,7 @@ func (d *database) open(parent string, opts *pebble.Options) error {
 		return err
 	})
 	if err == nil {
-		d.db = db
+		d.db, d.used = db, nil
 		d.opened.Store(true)
 	}
 	// Pebble panics when it cannot clean up after a failed write. The disk is not damaged then.
@@ -67,6 +69,16 @@ func (d *database) newBatch(size int) *pebble.Batch {
 	return d.db.NewBatch(pebble.WithInitialSizeBytes(size), pebble.WithMaxRetainedSizeBytes(maxRetainedBatch))
 }
 
+// nextBatch is newBatch in the memory of the batch before. The caller holds d.write, and
+// writes what it gets.
+func (d *database) nextBatch(size int) *pebble.Batch {
+	w := d.used
+	if d.used = nil; w == nil {
+		w = d.newBatch(size)
+	}
+	return w
+}
+
 // applyHead writes a batch to the database of the tree, with its head row.
 func (d *database) applyHead(w *pebble.Batch, head storage.Head) error {
 	var row [headSize]byte
@@ -90,7 +102,8 @@ func (d *database) sync(w *pebble.Batch) error {
 		d.store.fail(err)
 		return err
 	}
-	_ = w.Close() // Only gives the buffer back.
+	w.Reset()
+	d.used = w
 	d.revision++
 	return nil
 }

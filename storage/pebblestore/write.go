@@ -42,7 +42,7 @@ func (s *Store) commit(b *storage.Batch) error {
 	if err := b.Check(*s.head.Load()); err != nil {
 		return err
 	}
-	w := s.tree.newBatch(batchBytes(b))
+	w := s.tree.nextBatch(batchBytes(b))
 	setEntries(w, kindLeaves, b, func(e *storage.Entry) []byte { return e.Leaf })
 	setEntries(w, kindPayloads, b, func(e *storage.Entry) []byte { return e.Payload })
 	setNodes(w, b.Nodes)
