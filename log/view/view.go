@@ -34,6 +34,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -92,8 +93,9 @@ type View struct {
 	fs     vfs.FS
 	lock   *pebble.Lock
 	states stateCache
-	// damaged tells Run that a query met a damaged row.
-	damaged chan struct{}
+	// damaged tells Run that a query met a damaged row, wanted that somebody waits for entries.
+	damaged, wanted chan struct{}
+	gatherTime      time.Duration
 
 	// dbMu is held for reading by every query and for writing while the database is
 	// replaced or closed.
@@ -127,7 +129,10 @@ func Open(ctx context.Context, dir string, src Source, opts Options) (*View, err
 		logger:  opts.Logger,
 		fs:      opts.FS,
 		damaged: make(chan struct{}, 1),
-		grown:   make(chan struct{}),
+		wanted:  make(chan struct{}, 1),
+
+		gatherTime: gatherTime,
+		grown:      make(chan struct{}),
 	}
 	if v.logger == nil {
 		v.logger = slog.New(slog.DiscardHandler)
@@ -177,6 +182,10 @@ func (v *View) Wait(ctx context.Context, size uint64) error {
 		v.mu.RUnlock()
 		if have >= size {
 			return nil
+		}
+		select {
+		case v.wanted <- struct{}{}:
+		default:
 		}
 		select {
 		case <-grown:

@@ -37,12 +37,11 @@ func systemFlags(cmd *cobra.Command, system, dir *string, o *peer.Options) {
 }
 
 // serveCommand serves a peer until it is interrupted or its standard input ends, so that it
-// does not outlive who started it. Garbage is collected as keytraild collects it.
+// does not outlive who started it.
 func serveCommand() *cobra.Command {
 	var system, dir string
 	var o peer.Options
 	cmd := &cobra.Command{Use: "serve", RunE: func(cmd *cobra.Command, _ []string) error {
-		garbage.Tune(os.Getenv)
 		ctx, cancel := context.WithCancel(cmd.Context())
 		defer cancel()
 		go func() {
