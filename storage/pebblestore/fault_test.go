@@ -111,6 +111,7 @@ func (f *faulty) work(t *testing.T, b *storagetest.Builder, opts pebblestore.Opt
 // nobody sees it, because the background tries again, or the store refuses all further
 // writes; what was acknowledged is there when it is opened again, after a power loss too.
 func TestFailedWrites(t *testing.T) {
+	t.Parallel()
 	step := int64(5)
 	if os.Getenv("KEYTRAIL_LONG") != "" {
 		step = 1
@@ -229,6 +230,7 @@ func checkAcked(t *testing.T, mem *vfs.MemFS, b *storagetest.Builder, acked int,
 // TestBitFlips flips one bit of one file of a closed store. It is found, or it does not
 // matter: no flip changes what is read or makes the store forget.
 func TestBitFlips(t *testing.T) {
+	t.Parallel()
 	mem := vfs.NewMem()
 	b := storagetest.NewBuilder()
 	s := create(t, "store", small(mem))
@@ -247,7 +249,7 @@ func TestBitFlips(t *testing.T) {
 	closeStore(t, s)
 	perFile := 60
 	if os.Getenv("KEYTRAIL_LONG") != "" {
-		perFile = 2000
+		perFile = 1000
 	}
 	r := rng(1)
 	found, harmless := 0, 0
