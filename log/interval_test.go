@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,21 +71,70 @@ func TestMinInterval(t *testing.T) {
 	}
 }
 
-// TestBusyInterval has twenty entries come with every checkpoint, then a hundred, and then one
-// with each that takes 3 ms to prove: two checkpoints are 5 or 10 ms apart, however short the least
-// interval is.
-func TestBusyInterval(t *testing.T) {
-	t.Run("many entries", func(t *testing.T) { testBusyInterval(t, 20, 0, 5*time.Millisecond) })
-	t.Run("very many", func(t *testing.T) { testBusyInterval(t, 100, 0, 10*time.Millisecond) })
-	t.Run("slow machine", func(t *testing.T) { testBusyInterval(t, 1, 3*time.Millisecond, 5*time.Millisecond) })
+// TestLeisure has a log that publishes once an hour while more than sixteen entries wait and
+// nobody for them: it does at once when somebody comes, and when the log stops.
+func TestLeisure(t *testing.T) {
+	s := storagetest.NewFaults(memstore.New())
+	var l *logtest.Log
+	var once sync.Once
+	many := make(chan struct{})
+	// The publisher reads the head, then tiles: many entries come while it makes a checkpoint.
+	s.Before(storagetest.OpTile, func(ctx context.Context) {
+		once.Do(func() {
+			defer close(many)
+			var events []log.Event
+			for i := range 17 {
+				events = append(events, logtest.Prepare(t, logtest.Event(100+i, "k")))
+			}
+			if _, err := l.Append(ctx, "", events); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	d := logtest.NewDir(t)
+	d.Opened = func(l *log.Log) { log.SetLeisure(l, time.Hour) }
+	l = logtest.Open(t, d, s)
+	l.Append1(t, logtest.Event(0, "k"))
+	l.Append1(t, logtest.Event(1, "k"))
+	<-many
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if size, err := l.FollowPublished(ctx, 18); err == nil {
+		t.Errorf("published %d of %d, and nobody was in a hurry", size, l.DurableSize())
+	}
+	if _, err := l.WaitPublished(t.Context(), 18); err != nil {
+		t.Error(err)
+	}
+	if err := l.Stop(); err != nil {
+		t.Error(err)
+	}
 }
 
-func testBusyInterval(t *testing.T, entries int, slow, interval time.Duration) {
+// TestBusyInterval has twenty entries come with every checkpoint, then a hundred, and then one
+// with each that takes 3 ms to prove: two checkpoints are 5, 10 or 20 ms apart, however short
+// the least interval is.
+func TestBusyInterval(t *testing.T) {
+	t.Run("nobody waits", func(t *testing.T) { testBusyInterval(t, 20, false, 0, 20*time.Millisecond) })
+	t.Run("many entries", func(t *testing.T) { testBusyInterval(t, 20, true, 0, 5*time.Millisecond) })
+	t.Run("very many", func(t *testing.T) { testBusyInterval(t, 100, true, 0, 10*time.Millisecond) })
+	t.Run("slow machine", func(t *testing.T) { testBusyInterval(t, 1, true, 3*time.Millisecond, 5*time.Millisecond) })
+}
+
+func testBusyInterval(t *testing.T, entries int, hurry bool, slow, interval time.Duration) {
 	const rounds = 20
 	s := storagetest.NewFaults(memstore.New())
 	l := logtest.Open(t, logtest.NewDir(t), s)
 	l.Append1(t, logtest.Event(0, "k"))
 	l.AwaitPublished(t, 1)
+	if hurry {
+		waiting := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer func() { cancel(); <-waiting }()
+		go func() {
+			defer close(waiting)
+			_, _ = l.WaitPublished(ctx, math.MaxUint64) // until the end
+		}()
+	}
 	var begun []time.Time
 	appended := true
 	enough := make(chan struct{})

@@ -89,7 +89,7 @@ type Config struct {
 
 const (
 	// DefaultMinInterval bounds what signing costs; an event that comes alone is published at
-	// once all the same. Under load the interval is up to 10 ms, whatever is configured.
+	// once all the same. Under load the interval is up to 20 ms, whatever is configured.
 	DefaultMinInterval = 2 * time.Millisecond
 	// DefaultRefresh is 144 requests a day to each witness of an idle log.
 	DefaultRefresh = 10 * time.Minute

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keytrail/keytrail/log/ledger"
@@ -58,6 +59,9 @@ type publisher struct {
 
 	work     chan struct{} // holds one token when there may be something to publish
 	draining chan struct{} // closed when the sequencer has ended
+	waiters  atomic.Int64  // how many wait for a checkpoint
+	hurried  chan struct{} // holds one token when somebody has begun to wait
+	leisure  time.Duration // leisureInterval but in tests
 
 	mu      sync.Mutex
 	latest  Published
@@ -74,6 +78,8 @@ func newPublisher(ctx context.Context, l *Log, head storage.Head) (*publisher, e
 		proof:    recentProof{prover: l.prover},
 		work:     make(chan struct{}, 1),
 		draining: make(chan struct{}),
+		hurried:  make(chan struct{}, 1),
+		leisure:  leisureInterval,
 		changed:  make(chan struct{}),
 	}
 	if err := p.checkLedger(ctx, head); err != nil {
@@ -107,6 +113,16 @@ func (p *publisher) wake() {
 	case p.work <- struct{}{}:
 	default:
 	}
+}
+
+// hurry tells that somebody waits for a checkpoint, until what it returns is called.
+func (p *publisher) hurry() (done func()) {
+	p.waiters.Add(1)
+	select {
+	case p.hurried <- struct{}{}:
+	default:
+	}
+	return func() { p.waiters.Add(-1) }
 }
 
 // drain tells that nothing more will be committed.

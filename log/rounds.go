@@ -14,10 +14,18 @@ const stopPublishing = 2 * time.Second
 // proving and signing takes half of it.
 const busyInterval = 5 * time.Millisecond
 
-// busy says how far apart checkpoints are when more than so many entries wait at the end of the
-// interval before. A checkpoint costs as much time of a processor, and as many syncs, as
-// appending twenty entries and more: where few come at a time it is what they wait for, where many
-// come it would take time from appending. 16 in DefaultMinInterval are 8,000 a second.
+// leisureInterval is the time between two checkpoints when more than leisureEntries wait at the
+// end of the shortest interval, and nobody for them.
+const (
+	leisureInterval = 20 * time.Millisecond
+	leisureEntries  = 16
+)
+
+// busy says how far apart checkpoints are when somebody waits for them, and more than so many
+// entries do at the end of the interval before. A checkpoint costs as much time of a processor,
+// and as many syncs, as appending twenty entries and more: where few come at a time it is what
+// they wait for, where many come it would take time from appending. 16 in DefaultMinInterval
+// are 8,000 a second.
 var busy = [...]struct {
 	entries  uint64
 	interval time.Duration
@@ -74,8 +82,11 @@ func (p *publisher) rounds(ctx context.Context) error {
 func (p *publisher) pace(ctx context.Context, begin time.Time) (drained bool, err error) {
 	least := max(p.log.cfg.MinInterval, min(2*p.cost, busyInterval))
 	drained, err = p.await(ctx, begin.Add(least), nil, nil)
+	for !drained && err == nil && p.waiters.Load() == 0 && p.backlog() > leisureEntries && time.Since(begin) < p.leisure {
+		drained, err = p.await(ctx, begin.Add(p.leisure), p.hurried, nil)
+	}
 	for _, b := range busy {
-		if drained || err != nil || p.log.DurableSize()-p.newest.Size <= b.entries {
+		if drained || err != nil || p.backlog() <= b.entries {
 			break
 		}
 		if least < b.interval {
@@ -84,6 +95,9 @@ func (p *publisher) pace(ctx context.Context, begin time.Time) (drained bool, er
 	}
 	return drained, err
 }
+
+// backlog is how many entries are durable and in no checkpoint.
+func (p *publisher) backlog() uint64 { return p.log.DurableSize() - p.newest.Size }
 
 // rest waits until there may be something to publish.
 func (p *publisher) rest(ctx context.Context, wait pause) (drained bool, err error) {

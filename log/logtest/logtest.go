@@ -42,6 +42,8 @@ type Dir struct {
 	IndexRound int
 	// Change, when set, changes the configuration with which logs are opened.
 	Change func(*log.Config)
+	// Opened gets a log before it runs, unless nil.
+	Opened func(*log.Log)
 }
 
 // NewDir makes the directory of a new log.
@@ -153,6 +155,9 @@ func TryOpen(t testing.TB, d *Dir, s storage.Store) (*Log, error) {
 	inner, err := log.Open(t.Context(), c)
 	if err != nil {
 		return nil, errors.Join(err, x.Close(), nodes.Close(), led.Close())
+	}
+	if d.Opened != nil {
+		d.Opened(inner)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Log{Log: inner, Store: s, dir: d, index: x, nodes: nodes, ledger: led, cancel: cancel, ended: make(chan error, 1)}

@@ -34,7 +34,7 @@ func newFakeLog() *fakeLog {
 	return &fakeLog{grown: make(chan struct{}), keys: make(map[[32]byte]record.Record)}
 }
 
-func (l *fakeLog) WaitPublished(ctx context.Context, after uint64) (uint64, error) {
+func (l *fakeLog) FollowPublished(ctx context.Context, after uint64) (uint64, error) {
 	for {
 		l.mu.Lock()
 		published, grown := l.published, l.grown

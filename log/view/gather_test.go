@@ -24,7 +24,7 @@ func (s *growingSource) publish(size uint64) {
 	s.grown = make(chan struct{})
 }
 
-func (s *growingSource) WaitPublished(ctx context.Context, after uint64) (uint64, error) {
+func (s *growingSource) FollowPublished(ctx context.Context, after uint64) (uint64, error) {
 	for {
 		s.mu.Lock()
 		size, grown := s.size, s.grown

@@ -57,7 +57,7 @@ func (v *View) tail(ctx context.Context) error {
 			return causeOr(ctx, ctx.Err())
 		}
 		gather.Reset(v.gatherTime)
-		published, err := v.src.WaitPublished(ctx, v.Size())
+		published, err := v.src.FollowPublished(ctx, v.Size())
 		if err != nil {
 			return causeOr(ctx, err)
 		}

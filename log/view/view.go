@@ -44,9 +44,9 @@ import (
 
 // Source is the published log as a view reads it.
 type Source interface {
-	// WaitPublished returns the published size once it is greater than after, or ctx's
+	// FollowPublished returns the published size once it is greater than after, or ctx's
 	// error.
-	WaitPublished(ctx context.Context, after uint64) (uint64, error)
+	FollowPublished(ctx context.Context, after uint64) (uint64, error)
 	// Payloads is storage.Store's: fn gets each payload from start (inclusive) to end
 	// (exclusive), nil where it was erased.
 	Payloads(ctx context.Context, start, end uint64, fn func(index uint64, payload []byte) error) error
