@@ -65,9 +65,9 @@ func (p *publisher) rounds(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		drained, err := p.pace(ctx, begin)
+		drained, err := p.rest(ctx, wait)
 		if err == nil && !drained {
-			drained, err = p.rest(ctx, wait)
+			drained, err = p.pace(ctx, begin)
 		}
 		switch {
 		case err != nil:
@@ -78,7 +78,8 @@ func (p *publisher) rounds(ctx context.Context) error {
 	}
 }
 
-// pace waits until a checkpoint may be signed after one that was begun at begin.
+// pace waits, when there is something to publish, until a checkpoint may be signed after one
+// that was begun at begin.
 func (p *publisher) pace(ctx context.Context, begin time.Time) (drained bool, err error) {
 	least := max(p.log.cfg.MinInterval, min(2*p.cost, busyInterval))
 	drained, err = p.await(ctx, begin.Add(least), nil, nil)
