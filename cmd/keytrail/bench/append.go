@@ -64,7 +64,7 @@ func (b *bench) appends() *group {
 		&cell{system: "Tessera behind gRPC", run: b.served("tessera", b.random, b.streamed(16, 64, 1), "--batch", "256", "--age", "5ms"), ask: twice(6)},
 		&cell{system: "gRPC alone", run: b.served("echo", b.random, b.streamed(16, 64, 1))})
 	add("stream, 4 × 16 in flight, 64 events a message",
-		&cell{system: "keytrail", run: b.served("keytrail", b.random, b.streamed(4, 16, 64)), ask: ask{least: 250_000}},
+		&cell{system: "keytrail", run: b.served("keytrail", b.random, b.streamed(4, 16, 64)), ask: ask{least: 250_000, scales: true}},
 		&cell{system: "keytrail, TLS", run: b.served("keytrail-tls", b.random, b.streamed(4, 16, 64))},
 		&cell{system: "Tessera behind gRPC", run: b.served("tessera", b.random, b.streamed(4, 16, 64), "--batch", "1024", "--age", "50ms")},
 		&cell{system: "PostgreSQL, 64 rows an INSERT, 4 clients", run: b.postgresCell(4, 64), ask: twice(1.8)},

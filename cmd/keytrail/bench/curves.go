@@ -109,7 +109,7 @@ func plots(ctx context.Context, c config, stdout, stderr io.Writer) (err error) 
 		return fmt.Errorf("making a directory for the pictures: %w", err)
 	}
 	for _, c := range all {
-		c.write(&text)
+		c.write(&text, 0)
 		if err := c.draw(b.Out); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,7 @@ func command() *cobra.Command {
 			return tables(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: appends, receipts, syncs, where, log")
+	table.Flags().StringVar(&c.Only, "only", "", "parts to measure, with commas between: "+strings.Join(tableParts, ", "))
 	plot := &cobra.Command{
 		Use:     "plot",
 		Short:   "measure how figures change with clients, batch size, keys and entries, and draw it",
@@ -66,9 +67,17 @@ func command() *cobra.Command {
 	return root
 }
 
+// tableParts are what --only takes.
+var tableParts = []string{"appends", "receipts", "syncs", "where", "log"}
+
 // tables measures what was asked for and prints it; what was measured before a failure or an
 // interrupt is printed too.
 func tables(ctx context.Context, c config, stdout, stderr io.Writer) (err error) {
+	for part := range strings.SplitSeq(c.Only, ",") {
+		if c.Only != "" && !slices.Contains(tableParts, part) {
+			return cli.Usage("--only takes %s, not %q", strings.Join(tableParts, ", "), part)
+		}
+	}
 	b, err := newBench(c, stderr)
 	if err != nil {
 		return err
@@ -95,9 +104,16 @@ func (b *bench) parts(ctx context.Context, w io.Writer) error {
 	if b.wants("syncs") {
 		groups = append(groups, b.syncs())
 	}
-	err := b.measure(ctx, groups)
-	for _, g := range groups {
-		g.write(w)
+	var err error
+	if len(groups) > 0 {
+		var m machine
+		m.measure(ctx, b)
+		err = b.measure(ctx, groups)
+		m.measure(ctx, b)
+		m.write(w)
+		for _, g := range groups {
+			g.write(w, m.speed())
+		}
 	}
 	if err == nil && b.wants("where") {
 		err = b.where(ctx, w)
@@ -105,16 +121,21 @@ func (b *bench) parts(ctx context.Context, w io.Writer) error {
 	if err != nil || !b.wants("log") {
 		return err
 	}
+	var m machine
+	m.measure(ctx, b)
 	b.say("filling logs of %d entries", b.Entries)
 	l, fillErr := b.fill(ctx, b.random, b.Entries)
 	t, tesseraErr := b.fillTessera(ctx, b.Entries)
-	b.storage(ctx, l, t, fillErr, tesseraErr).write(w)
+	m.measure(ctx, b)
+	m.write(w)
+	b.storage(ctx, l, t, fillErr, tesseraErr).write(w, m.speed())
 	if l != nil {
 		fmt.Fprint(w, l.growth())
 	}
 	reads := b.reads(l, t)
 	err = b.measure(ctx, []*group{reads})
-	reads.write(w)
+	m.measure(ctx, b)
+	reads.write(w, m.speed())
 	return err
 }
 

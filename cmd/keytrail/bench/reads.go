@@ -27,30 +27,30 @@ func (b *bench) reads(l, t *built) *group {
 	add := func(name, unit string, low bool, cells ...*cell) {
 		g.rows = append(g.rows, &row{name: name, unit: unit, lowWins: low, cells: cells})
 	}
-	add("open after a clean stop", "s", true, &cell{system: "keytrail", ask: ask{most: 1}, run: b.opened(l)})
-	add("open after kill -9 under load", "s", true, &cell{system: "keytrail", ask: ask{most: 5}, run: b.killed(l)})
+	add("open after a clean stop", "s", true, &cell{system: "keytrail", ask: ask{most: 1, scales: true}, run: b.opened(l)})
+	add("open after kill -9 under load", "s", true, &cell{system: "keytrail", ask: ask{most: 5, scales: true}, run: b.killed(l)})
 	tesseraProofs := func(kind string) func(context.Context) (outcome, error) {
 		return b.reading("tessera-proofs", t, "--kind", kind)
 	}
 	for _, kind := range []string{"inclusion", "consistency"} {
-		add(kind+" proofs over gRPC, 64 clients", "proofs/s", false, &cell{system: "keytrail", ask: ask{least: 20_000}, run: b.servedProofs(l, kind)})
+		add(kind+" proofs over gRPC, 64 clients", "proofs/s", false, &cell{system: "keytrail", ask: ask{least: 20_000, scales: true}, run: b.servedProofs(l, kind)})
 		add(kind+" proofs in process", "proofs/s", false,
-			&cell{system: "keytrail", ask: ask{least: 70_000}, run: b.reading("proofs", l, "--kind", kind)},
+			&cell{system: "keytrail", ask: ask{least: 70_000, scales: true}, run: b.reading("proofs", l, "--kind", kind)},
 			&cell{system: "Tessera's ProofBuilder, one a core", run: tesseraProofs(kind)})
 	}
 	add("receipts verified one by one", "receipts/s", false, &cell{system: "keytrail", run: b.reading("receipts", l)})
 	add("receipts of one checkpoint verified together", "receipts/s", false,
-		&cell{system: "keytrail", ask: ask{least: 150_000}, run: b.reading("receipts", l, "--together")})
+		&cell{system: "keytrail", ask: ask{least: 150_000, scales: true}, run: b.reading("receipts", l, "--together")})
 	add("fsck, tree alone", "entries/s", false,
-		&cell{system: "keytrail", ask: ask{least: 2_000_000}, run: b.fsck(l, "--tree")},
+		&cell{system: "keytrail", ask: ask{least: 2_000_000, scales: true}, run: b.fsck(l, "--tree")},
 		&cell{system: "Tessera", run: b.reading("tessera-fsck", t)})
-	add("fsck with payloads and chains", "entries/s", false, &cell{system: "keytrail", ask: ask{least: 800_000}, run: b.fsck(l)})
+	add("fsck with payloads and chains", "entries/s", false, &cell{system: "keytrail", ask: ask{least: 800_000, scales: true}, run: b.fsck(l)})
 	history := "first page of a key's history"
 	if l != nil {
 		history = fmt.Sprintf("first page of a key's history of %s events", number(float64(l.hot)))
 	}
 	for _, q := range queries(history) {
-		add(q.name, "ms", true, &cell{system: "keytrail", ask: ask{most: 10}, run: b.query(l, q.ask)})
+		add(q.name, "ms", true, &cell{system: "keytrail", ask: ask{most: 10, scales: true}, run: b.query(l, q.ask)})
 	}
 	return g
 }

@@ -23,7 +23,7 @@ func (b *bench) receipts() *group {
 				c.system = fmt.Sprintf("keytrail, %d of %d witnesses", witnesses/2+1, witnesses)
 			}
 			if rate == 1000 {
-				c.ask, c.onP99 = ask{most: 5}, 20
+				c.ask, c.onP99 = ask{most: 5, scales: true}, 20
 			}
 			r.cells = append(r.cells, c)
 		}

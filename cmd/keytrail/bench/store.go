@@ -152,7 +152,7 @@ func (b *bench) storage(ctx context.Context, l, t *built, fillErr, tesseraErr er
 	}
 	size := number(float64(b.Entries)) + " random events"
 	pair(size+" in messages of 64", "events/s", false, ask{}, func(l *built) outcome { return outcome{Value: l.rate} })
-	pair("processor time with the stop", "s a million", true, ask{most: 8}, func(l *built) outcome { return outcome{Value: l.cpu} })
+	pair("processor time with the stop", "s a million", true, ask{most: 8, scales: true}, func(l *built) outcome { return outcome{Value: l.cpu} })
 	pair("peak memory", "MB", true, ask{most: 300}, func(l *built) outcome { return outcome{Value: l.peakMB} })
 	pair("disk, random events of 500 B", "B an event", true, ask{most: 600}, func(l *built) outcome {
 		return outcome{Value: l.space.bytes / float64(l.entries), Note: fmt.Sprintf("%.0f B of it write-ahead logs", l.space.wal/float64(l.entries))}

@@ -25,6 +25,8 @@ type outcome struct {
 type ask struct {
 	// ratio says that keytrail is compared with the cell's system; else the figure itself is.
 	ratio bool
+	// scales says that a figure depends on how fast the machine is; see machine.
+	scales bool
 	// least and most bound it; 0 is no bound.
 	least, most float64
 }
@@ -49,6 +51,28 @@ func (a ask) met(v float64) string {
 		return " **no**"
 	}
 	return " yes"
+}
+
+// at returns what is asked of a machine of a speed: rates in proportion to it, times against it.
+func (a ask) at(speed float64) ask {
+	a.least *= speed
+	a.most /= speed
+	return a
+}
+
+// judge is what is asked, and whether it is so; for a machine that is slower than the one for
+// which it was asked also what is asked at its speed. A speed of 0 is not known.
+func (a ask) judge(v, speed float64) string {
+	out := a.String()
+	if out == "" {
+		return ""
+	}
+	out += a.met(v)
+	if a.scales && speed > 0 && speed < 1 && a.met(v) == " **no**" {
+		here := a.at(speed)
+		out += ", here " + here.String() + here.met(v)
+	}
+	return out
 }
 
 // cell is one system in one row.
@@ -150,7 +174,8 @@ func (r *row) ratio(c *cell) spread {
 }
 
 // write prints the group as a Markdown table. keytrail's ratio stands in the rows of its peers.
-func (g *group) write(w io.Writer) {
+// speed is the machine's, 0 when it is not known.
+func (g *group) write(w io.Writer, speed float64) {
 	fmt.Fprintf(w, "### %s\n\n", g.title)
 	if g.note != "" {
 		fmt.Fprintf(w, "%s\n\n", g.note)
@@ -188,7 +213,7 @@ func (g *group) write(w io.Writer) {
 					compared = q.String() + "×"
 				}
 			}
-			line = append(line, compared, r.verdict(c), c.note())
+			line = append(line, compared, r.verdict(c, speed), c.note())
 			fmt.Fprintf(w, "| %s |\n", strings.Join(line, " | "))
 			name = ""
 		}
@@ -226,18 +251,15 @@ func (c *cell) note() string {
 }
 
 // verdict is what is asked, and whether it is so.
-func (r *row) verdict(c *cell) string {
+func (r *row) verdict(c *cell, speed float64) string {
 	v := c.of(func(o outcome) float64 { return o.Value }).median
 	if c.ask.ratio {
 		v = r.ratio(c).median
 	}
-	out := c.ask.String()
-	if out != "" {
-		out += c.ask.met(v)
-	}
+	out := c.ask.judge(v, speed)
 	if c.onP99 > 0 {
-		p99 := ask{most: c.onP99}
-		out += "; p99 " + p99.String() + p99.met(c.of(func(o outcome) float64 { return o.P99 }).median)
+		p99 := ask{most: c.onP99, scales: c.ask.scales}
+		out += "; p99 " + p99.judge(c.of(func(o outcome) float64 { return o.P99 }).median, speed)
 	}
 	return out
 }

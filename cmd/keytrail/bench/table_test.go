@@ -25,12 +25,12 @@ func turns(system string, a ask, values ...float64) *cell {
 func TestTable(t *testing.T) {
 	g := &group{title: "T", rows: []*row{
 		{name: "rate", unit: "events/s", cells: []*cell{
-			turns("keytrail", ask{least: 250}, 100, 300, 900),
+			turns("keytrail", ask{least: 500, scales: true}, 100, 300, 900),
 			turns("peer", ask{ratio: true, least: 2}, 50, 100, 450),
 			turns("weak", ask{ratio: true, least: 2}, 0, 10, 0),
 		}},
 		{name: "time", unit: "ms", lowWins: true, cells: []*cell{
-			turns("keytrail", ask{most: 5}, 4, 4, 8),
+			turns("keytrail", ask{most: 1, scales: true}, 4, 4, 8),
 			turns("peer", ask{ratio: true, least: 3}, 8, 4, 8),
 		}},
 	}}
@@ -39,12 +39,12 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var s strings.Builder
-	g.write(&s)
+	g.write(&s, 0.5)
 	for _, want := range []string{
-		"| rate, events/s | keytrail | 300 [100–900] | 30.0 [10.0–90.0] |  | ≥ 250 yes |  |",
+		"| rate, events/s | keytrail | 300 [100–900] | 30.0 [10.0–90.0] |  | ≥ 500 **no**, here ≥ 250 yes |  |",
 		"|  | peer | 100 [50.0–450] | 10.0 [5.00–45.0] | 2.00 [2.00–3.00]× | ≥ 2× yes |  |",
 		"|  | weak | 10.0 | 1.00 | 30.0× | ≥ 2× yes | broken / down |",
-		"| time, ms | keytrail | 4.00 [4.00–8.00] | 0.40 [0.40–0.80] |  | ≤ 5.00 yes |  |",
+		"| time, ms | keytrail | 4.00 [4.00–8.00] | 0.40 [0.40–0.80] |  | ≤ 1.00 **no**, here ≤ 2.00 **no** |  |",
 		"|  | peer | 8.00 [4.00–8.00] | 0.80 [0.40–0.80] | 1.00 [1.00–2.00]× | ≥ 3× **no** |  |",
 	} {
 		if !strings.Contains(s.String(), want+"\n") {
