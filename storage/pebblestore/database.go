@@ -21,6 +21,7 @@ type database struct {
 	name   string
 	db     *pebble.DB
 	opened atomic.Bool // is db open; merges are for then
+	spare  *spare      // nil for a store that is only read
 
 	// write is held by whoever writes, and guards what follows.
 	write sync.Mutex
@@ -33,6 +34,15 @@ type database struct {
 // open opens or makes Pebble's directory in parent.
 func (d *database) open(parent string, opts *pebble.Options) error {
 	path := d.store.fs.PathJoin(parent, d.name)
+	if !d.store.readOnly {
+		d.spare = &spare{
+			fs: d.store.fs.FS, path: d.store.fs.PathJoin(path, spareName), size: int64(opts.MemTableSize), left: recycledLogs + 1,
+		}
+		if err := d.spare.open(); err != nil {
+			return err
+		}
+		opts.FS = &databaseFS{d.store.fs, d.spare}
+	}
 	var db *pebble.DB
 	err := d.store.flushes.await(func() (err error) {
 		db, err = pebble.Open(path, opts)
@@ -62,6 +72,9 @@ func (d *database) close() error {
 	}
 	err := guard(d.db.Close)
 	d.db = nil
+	if d.spare != nil {
+		err = errors.Join(err, d.spare.close())
+	}
 	return err
 }
 
