@@ -73,7 +73,7 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 	KEYTRAIL_NETNS=1 go test -count=1 -timeout 10m -v -run NetNS ./cmd/keytraild
 
 crash: ## kills, power loss, full and failing disks, flipped bits: all suites, long
-	KEYTRAIL_LONG=1 go test -count=1 -timeout 60m -run 'Crash|Kill|Model|Power|Fail|Fault|Flip|Cut|Torn|Damage|NoRoom|Crowd|Slow|Half|NotRead|Limit|Flood|Quota|Two|Copied|Lock|Paused|Clock|Restore' ./storage/pebblestore ./cmd/keytraild ./log ./...
+	KEYTRAIL_LONG=1 go test -p 3 -count=1 -timeout 60m -run 'Crash|Kill|Model|Power|Fail|Fault|Flip|Cut|Torn|Damage|NoRoom|Crowd|Slow|Half|NotRead|Limit|Flood|Quota|Two|Copied|Lock|Paused|Clock|Restore' ./storage/pebblestore ./cmd/keytraild ./log ./...
 
 soak: ## kill log and witnesses under load for D (6m), compare STEPS (1000000) operations with a model
 	KEYTRAIL_SOAK=$(D) go test -count=1 -timeout 24h -v -run 'CrashStorm' ./cmd/keytraild
