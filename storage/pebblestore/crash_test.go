@@ -252,7 +252,7 @@ func (p *powerTest) erasedInFlight(s storage.Store, at progress) bool {
 func TestPowerLoss(t *testing.T) {
 	seeds, commits, every := 2, 45, 9
 	if os.Getenv("KEYTRAIL_LONG") != "" {
-		seeds, commits, every = 3, 100, 1
+		seeds, commits, every = 2, 100, 1
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
