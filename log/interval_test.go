@@ -102,7 +102,9 @@ func TestLeisure(t *testing.T) {
 	if size, err := l.FollowPublished(ctx, 18); err == nil {
 		t.Errorf("published %d of %d, and nobody was in a hurry", size, l.DurableSize())
 	}
-	if _, err := l.WaitPublished(t.Context(), 18); err != nil {
+	soon, cancelSoon := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancelSoon()
+	if _, err := l.WaitPublished(soon, 18); err != nil {
 		t.Error(err)
 	}
 	if err := l.Stop(); err != nil {

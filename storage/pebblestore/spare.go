@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -43,10 +44,10 @@ type spare struct {
 	mu   sync.Mutex
 	logs int // how many logs were made since the database was opened
 	left int // how many spares may be made
-	// ended is closed when the making of a spare has; nil before the first.
-	ended  chan struct{}
-	ready  bool // is there one, whole and synced
-	closed bool
+	// filling says that a spare is being made, and ready that there is one, whole and synced.
+	filling, ready bool
+	closed         atomic.Bool // set under mu
+	making         sync.WaitGroup
 }
 
 // open takes away a spare that a process left which was killed: a power loss may have kept
@@ -121,18 +122,10 @@ func (p *spare) take(name string, category vfs.DiskWriteCategory) (file vfs.File
 		}
 		ok = true
 	}
-	running := false
-	if p.ended != nil {
-		select {
-		case <-p.ended:
-		default:
-			running = true
-		}
-	}
-	if p.logs >= shortLogs && p.left > 0 && !running && !p.closed {
+	if p.logs >= shortLogs && p.left > 0 && !p.filling && !p.closed.Load() {
 		p.left--
-		p.ended = make(chan struct{})
-		go p.fill(p.ended)
+		p.filling = true
+		p.making.Go(p.fill)
 	}
 	return file, ok
 }
@@ -171,11 +164,11 @@ func (p *spare) room(size int64) bool {
 }
 
 // fill makes a spare. When it cannot, none is made any more.
-func (p *spare) fill(ended chan struct{}) {
-	defer close(ended)
+func (p *spare) fill() {
 	err := p.write()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.filling = false
 	if err != nil {
 		p.left = 0
 		_ = p.fs.Remove(p.path) // what stays is taken away at the next start
@@ -198,7 +191,7 @@ func (p *spare) write() (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	zeros := make([]byte, min(p.size, sparePiece))
 	for at := int64(0); at < p.size; at += int64(len(zeros)) {
-		if p.isClosed() {
+		if p.closed.Load() {
 			return errNoSpare
 		}
 		if _, err := file.Write(zeros); err != nil {
@@ -211,22 +204,12 @@ func (p *spare) write() (err error) {
 	return file.Sync()
 }
 
-func (p *spare) isClosed() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.closed
-}
-
 // close ends the making of a spare, and takes it away.
 func (p *spare) close() error {
 	p.mu.Lock()
-	p.closed = true
-	ended := p.ended
+	p.closed.Store(true)
 	p.mu.Unlock()
-	if ended == nil {
-		return nil
-	}
-	<-ended
+	p.making.Wait()
 	if !p.ready {
 		return nil
 	}

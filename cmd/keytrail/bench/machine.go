@@ -19,6 +19,9 @@ func (m *machine) measure(ctx context.Context, b *bench) {
 	b.say("speed of the machine: gRPC alone, one event a call, 64 clients")
 	c := cell{run: b.served("echo", b.random, b.unary(64))}
 	c.measure(ctx, 0)
+	if c.err != nil {
+		b.say("speed of the machine: %v", c.err)
+	}
 	for _, o := range c.outcomes {
 		m.calls = append(m.calls, o.Value)
 	}
