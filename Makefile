@@ -25,7 +25,7 @@ STEPS ?= 1000000
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash soak bench bench-plot bench-large bench-profile bench-check bench-witness bench-go cover demo check clean FORCE
+.PHONY: help build build-pkcs11 test test-pkcs11 race lint gen gen-check vectors fuzz interop netns crash soak bench bench-plot bench-large bench-profile bench-check bench-witness bench-go cover demo check clean strace FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -36,7 +36,7 @@ build: ## build the programs into bin/
 build-pkcs11: ## the same with support for PKCS#11 tokens (needs a C compiler)
 	CGO_ENABLED=1 go build -tags pkcs11 -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail ./cmd/keytrail-witness
 
-test: ## run the tests
+test: strace ## run the tests
 	go test -timeout 5m ./...
 
 test-pkcs11: ## run those with a token of SoftHSM, installed if it is missing (Debian, root)
@@ -72,7 +72,12 @@ netns: ## cut the log off from its witnesses, in network namespaces (needs root)
 	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y iproute2; }
 	KEYTRAIL_NETNS=1 go test -count=1 -timeout 10m -v -run NetNS ./cmd/keytraild
 
-crash: ## kills, power loss, full and failing disks, flipped bits: all suites, long
+# Tests of the order of writes and syncs, and of injected faults, trace the real programs; they
+# skip where nobody may install it.
+strace:
+	@command -v strace >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -qq -y strace; } || true
+
+crash: strace ## kills, power loss, full and failing disks, flipped bits: all suites, long
 	KEYTRAIL_LONG=1 go test -p 3 -count=1 -timeout 60m -run 'Crash|Kill|Model|Power|Fail|Fault|Flip|Cut|Torn|Damage|NoRoom|Crowd|Slow|Half|NotRead|Limit|Flood|Quota|Two|Copied|Lock|Paused|Clock|Restore' ./storage/pebblestore ./cmd/keytraild ./log ./...
 
 soak: ## kill log and witnesses under load for D (6m), compare STEPS (1000000) operations with a model
