@@ -175,10 +175,26 @@ func (s *sequencer) write(ctx context.Context, b *batch, next storage.Head) erro
 	// The index may have to be waited for. The calls have their answers by then, and their
 	// events may be gone.
 	s.rows <- job
-	// Who has an answer often has another event: let those who can run go first, and the next
-	// batch is larger.
-	runtime.Gosched()
+	s.giveWay()
 	return nil
+}
+
+// mostTurns bounds how often the sequencer lets others run before it makes the next batch.
+const mostTurns = 16
+
+// giveWay lets those who can run go first, for as long as they bring events: who has an answer
+// often has another one, and the next batch is larger. It waits for nobody who could not run.
+func (s *sequencer) giveWay() {
+	runtime.Gosched()
+	had := s.log.pool.depth()
+	for range mostTurns {
+		runtime.Gosched()
+		has := s.log.pool.depth()
+		if has == had {
+			return
+		}
+		had = has
+	}
 }
 
 // What is made of the next batch while another one is being committed: half of it at most, so
