@@ -28,6 +28,13 @@ const DefaultServer = "127.0.0.1:7410"
 // maxMessage bounds an answer, in bytes: a page of 1,000 events, or receipts of as many.
 const maxMessage = 64 << 20
 
+// What the log may send ahead of what is read, in bytes, of one stream and in all. They are fixed
+// so that gRPC does not send a PING for nearly every answer to estimate them.
+const (
+	streamAhead     = 1 << 20
+	connectionAhead = 4 << 20
+)
+
 // TLS names files in PEM. The zero value means plain text to loopback addresses, and TLS
 // with the system's roots to all others.
 type TLS struct {
@@ -51,6 +58,8 @@ func Dial(server string, t TLS) (*Client, error) {
 	}
 	conn, err := grpc.NewClient("passthrough:///"+server,
 		grpc.WithTransportCredentials(creds),
+		grpc.WithStaticStreamWindowSize(streamAhead),
+		grpc.WithStaticConnWindowSize(connectionAhead),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", server, err)

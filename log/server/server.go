@@ -43,6 +43,15 @@ const (
 	leastPingInterval = 10 * time.Second // of clients; more often is answered by closing
 )
 
+// What one stream, and one connection, may send ahead of what is read, in bytes. They are fixed:
+// gRPC's own estimate sends a PING for nearly every message of a client that waits for answers,
+// and may let a client that is held back send 16 MB. At 20 ms to the client and back this is
+// 25 MB/s a stream.
+const (
+	streamAhead     = 512 << 10
+	connectionAhead = 1 << 20
+)
+
 // streamWorkers is how many goroutines are kept for calls. A new goroutine for each call spends
 // an eighth of a unary append's time on growing its stack; calls beyond these get one.
 const streamWorkers = 256
@@ -99,6 +108,8 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(streamAhead),
+		grpc.StaticConnWindowSize(connectionAhead),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: idleTimeout, Time: pingAfter, Timeout: pingTimeout,

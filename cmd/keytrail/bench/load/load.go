@@ -67,6 +67,8 @@ func Dial(addr string, n int, creds credentials.TransportCredentials) ([]*grpc.C
 		var err error
 		conns[i], err = grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds),
 			grpc.WithDisableRetry(), // which would keep what was sent
+			// Without an estimate of them gRPC sends no PING beside each answer.
+			grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(4<<20),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec{}), grpc.MaxCallRecvMsgSize(16<<20)))
 		if err != nil {
 			return nil, errors.Join(err, Close(conns))

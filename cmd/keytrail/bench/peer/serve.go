@@ -51,7 +51,9 @@ func NewServer(ctx context.Context, system, dir string, o Options) (*grpc.Server
 	} else if system != "echo" {
 		return nil, nil, errors.New("only echo and tessera are served here")
 	}
-	g := grpc.NewServer(grpc.ForceServerCodecV2(load.Codec{}), grpc.MaxRecvMsgSize(4<<20), grpc.MaxConcurrentStreams(1024))
+	// Windows as keytraild has them: fixed, so that no PING is sent beside each call.
+	g := grpc.NewServer(grpc.ForceServerCodecV2(load.Codec{}), grpc.MaxRecvMsgSize(4<<20), grpc.MaxConcurrentStreams(1024),
+		grpc.StaticStreamWindowSize(512<<10), grpc.StaticConnWindowSize(1<<20))
 	g.RegisterService(&grpc.ServiceDesc{
 		ServiceName: rpc.LogService_ServiceDesc.ServiceName,
 		HandlerType: (*service)(nil),
