@@ -57,7 +57,7 @@ func relayed(t *testing.T, f *fixture, toClient, toServer *frames) string {
 		}
 		t.Cleanup(func() { lis[i].Close() })
 	}
-	go f.grpc.Serve(lis[0])
+	go func() { _ = f.grpc.Serve(lis[0]) }() // ends with the test
 	wg.Go(func() {
 		for {
 			c, err := lis[1].Accept()
