@@ -43,10 +43,11 @@ const (
 	leastPingInterval = 10 * time.Second // of clients; more often is answered by closing
 )
 
-// What one stream, and one connection, may send ahead of what is read, in bytes. They are fixed:
-// gRPC's own estimate sends a PING for nearly every message of a client that waits for answers,
-// and may let a client that is held back send 16 MB. At 20 ms to the client and back this is
-// 25 MB/s a stream.
+// What a stream may send ahead of what is read here, and a connection ahead of what has arrived,
+// in bytes: gRPC gives a connection's window back when data comes, a stream's when it is read. They
+// are fixed, since gRPC's own estimate sends a PING for nearly every message of a client that waits
+// for answers, and may let each stream that is held back send 16 MB. At 20 ms to the client and
+// back this is 25 MB/s a stream.
 const (
 	streamAhead     = 512 << 10
 	connectionAhead = 1 << 20
