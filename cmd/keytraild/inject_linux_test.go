@@ -106,13 +106,23 @@ type injectCase struct {
 	errno, when string
 }
 
+// first is which of a thread's calls is the first that fails.
+func (c injectCase) first() int {
+	digits, _, _ := strings.Cut(c.when, "+")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
 func (c injectCase) String() string {
 	return fmt.Sprintf("%s(%s) %s when=%s", c.call, c.kind, c.errno, c.when)
 }
 
 var (
 	quoted  = regexp.MustCompile(`[<"](/[^">]+)[>"]`)
-	called  = regexp.MustCompile(`^\d+ +(?:<\.\.\. )?(\w+)[( ]`)
+	called  = regexp.MustCompile(`^(\d+) +(?:<\.\.\. )?(\w+)[( ]`)
 	numbers = regexp.MustCompile(`[0-9]+`)
 )
 
@@ -132,7 +142,7 @@ func (in *injection) trace(args ...string) {
 
 // observe runs the server once, without a fault, and returns which system calls it makes on
 // which files.
-func (in *injection) observe() []point {
+func (in *injection) observe() map[point]int {
 	in.tb.Helper()
 	file := filepath.Join(in.dir, "trace")
 	in.trace(watching(file)...)
@@ -159,45 +169,52 @@ func (in *injection) failing(file string, ic injectCase) []string {
 	return args
 }
 
-// points are the calls on files below root in what a tracer has written.
-func (in *injection) points(file string) []point {
+// points are the calls on files below root in what a tracer has written, and how often the
+// thread that made most of them did.
+func (in *injection) points(file string) map[point]int {
 	in.tb.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		in.tb.Fatal(err)
 	}
-	seen, paths := make(map[point]bool), make(map[string]bool)
+	type threadPoint struct {
+		thread string
+		point
+	}
+	calls, points, paths := make(map[threadPoint]int), make(map[point]int), make(map[string]bool)
 	for line := range strings.Lines(string(text)) {
 		call := called.FindStringSubmatch(line)
 		if call == nil {
 			continue
 		}
+		kinds := make(map[string]bool) // openat names its file twice
 		for _, m := range quoted.FindAllStringSubmatch(line, -1) {
 			path := strings.TrimSuffix(m[1], " (deleted)")
 			if kind := in.kind(path); kind != "" {
-				seen[point{call[1], kind}] = true
-				paths[path] = true
+				kinds[kind], paths[path] = true, true
 			}
+		}
+		for kind := range kinds {
+			p := threadPoint{call[1], point{call[2], kind}}
+			calls[p]++
+			points[p.point] = max(points[p.point], calls[p])
 		}
 	}
 	for path := range paths {
 		in.paths = append(in.paths, path)
 	}
-	var points []point
-	for p := range seen {
-		points = append(points, p)
-	}
-	slices.SortFunc(points, func(a, b point) int { return strings.Compare(a.call+a.kind, b.call+b.kind) })
 	return points
 }
 
-// cases are all faults, in any order.
-func (in *injection) cases(points []point) []injectCase {
+// cases are all faults that can be met, in any order.
+func (in *injection) cases(points map[point]int) []injectCase {
 	var cases []injectCase
-	for _, p := range points {
+	for p, calls := range points {
 		for _, errno := range append([]string{"EIO"}, injected[p.call]...) {
 			for _, when := range []string{"1", "2", "1+", "3+2"} {
-				cases = append(cases, injectCase{p, errno, when})
+				if ic := (injectCase{p, errno, when}); ic.first() <= calls {
+					cases = append(cases, ic)
+				}
 			}
 		}
 	}
