@@ -15,10 +15,11 @@ const stopPublishing = 2 * time.Second
 const busyInterval = 5 * time.Millisecond
 
 // leisureInterval is the time between two checkpoints when more than leisureEntries wait at the
-// end of the shortest interval, and nobody for them.
+// end of the shortest interval, and nobody for them: entries come faster than checkpoints
+// may, and each commit would wait behind a checkpoint's syncs.
 const (
 	leisureInterval = 20 * time.Millisecond
-	leisureEntries  = 16
+	leisureEntries  = 1
 )
 
 // busy says how far apart checkpoints are when somebody waits for them, and more than so many
