@@ -50,6 +50,11 @@ type bench struct {
 
 func newBench(c config, stderr io.Writer) (b *bench, err error) {
 	b = &bench{config: c, stderr: stderr}
+	if c.Into != "" { // not after the minutes that measuring takes
+		if _, err := b.place(""); err != nil {
+			return nil, err
+		}
+	}
 	if b.Bin, err = filepath.Abs(c.Bin); err != nil {
 		return nil, fmt.Errorf("finding the programs: %w", err)
 	}

@@ -157,18 +157,27 @@ func (b *bench) save(name, text string) error {
 	if b.Into == "" {
 		return nil
 	}
-	old, err := os.ReadFile(b.Into)
+	between, err := b.place(text)
 	if err != nil {
-		return fmt.Errorf("reading where the results belong: %w", err)
-	}
-	between, err := insert(string(old), b.Mark, text)
-	if err != nil {
-		return fmt.Errorf("putting the results into %s: %w", b.Into, err)
+		return err
 	}
 	if err := os.WriteFile(b.Into, []byte(between), 0o644); err != nil {
 		return fmt.Errorf("writing the results: %w", err)
 	}
 	return nil
+}
+
+// place returns the content of the file that was named, with a result in its place.
+func (c *config) place(text string) (string, error) {
+	old, err := os.ReadFile(c.Into)
+	if err != nil {
+		return "", fmt.Errorf("reading where the results belong: %w", err)
+	}
+	between, err := insert(string(old), c.Mark, text)
+	if err != nil {
+		return "", fmt.Errorf("putting the results into %s: %w", c.Into, err)
+	}
+	return between, nil
 }
 
 // insert replaces what stands between the lines <!-- mark --> and <!-- end mark -->.

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -62,6 +65,20 @@ func TestInsert(t *testing.T) {
 	for _, broken := range []string{"", "<!-- bench -->\n", "<!-- end bench -->\n<!-- bench -->\n"} {
 		if _, err := insert(broken, "bench", "new"); err == nil {
 			t.Errorf("%q: no error", broken)
+		}
+	}
+}
+
+// TestNowhereForResults asks for results in a file that has no place for them: it is said
+// before anything is measured.
+func TestNowhereForResults(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "results.md")
+	for _, want := range []string{"no such file", "there are no lines"} {
+		if _, err := newBench(config{Into: file, Mark: "bench"}, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+		if err := os.WriteFile(file, []byte("# Results\n"), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
