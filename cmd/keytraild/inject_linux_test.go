@@ -23,6 +23,9 @@ var injected = map[string][]string{
 	"read": nil, "pread64": nil,
 }
 
+// firsts are the calls of each thread that are made to fail, as strace is told, with the first of them.
+var firsts = map[string]int{"1": 1, "2": 2, "1+": 1, "3+2": 3}
+
 // point is a system call on a kind of file: their names without the numbers.
 type point struct{ call, kind string }
 
@@ -104,16 +107,6 @@ type injection struct {
 type injectCase struct {
 	point
 	errno, when string
-}
-
-// first is which of a thread's calls is the first that fails.
-func (c injectCase) first() int {
-	digits, _, _ := strings.Cut(c.when, "+")
-	n, err := strconv.Atoi(digits)
-	if err != nil {
-		panic(err)
-	}
-	return n
 }
 
 func (c injectCase) String() string {
@@ -211,9 +204,9 @@ func (in *injection) cases(points map[point]int) []injectCase {
 	var cases []injectCase
 	for p, calls := range points {
 		for _, errno := range append([]string{"EIO"}, injected[p.call]...) {
-			for _, when := range []string{"1", "2", "1+", "3+2"} {
-				if ic := (injectCase{p, errno, when}); ic.first() <= calls {
-					cases = append(cases, ic)
+			for when, first := range firsts {
+				if first <= calls {
+					cases = append(cases, injectCase{p, errno, when})
 				}
 			}
 		}
