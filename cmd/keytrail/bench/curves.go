@@ -35,7 +35,7 @@ func (b *bench) byClients() *curve {
 	for _, n := range []int{1, 4, 16, 64, 256, 1024} {
 		cells := []*cell{
 			{system: "keytrail", run: b.served("keytrail", b.random, b.unary(n))},
-			{system: "Tessera behind gRPC", run: b.served("tessera", b.random, b.unary(n), "--batch", strconv.Itoa(min(n, 256)), "--age", "5ms")},
+			{system: "Tessera behind gRPC", run: b.served("tessera", b.random, b.unary(n), "--batch", strconv.Itoa(min(n, 512)), "--age", "20ms")},
 			{system: "gRPC alone", run: b.served("echo", b.random, b.unary(n))},
 		}
 		if n <= 256 {
@@ -53,10 +53,11 @@ func (b *bench) byBatch() *curve {
 	c := &curve{file: "batch", axis: "events a message", group: group{title: "Four streams, by events a message",
 		note: "At most 64 messages and, beyond two messages, 1,024 events under way on each stream; PostgreSQL has so many rows an INSERT, one under way on each of four connections."}}
 	for _, n := range []int{1, 4, 16, 64, 256, 1000} {
-		shape := b.streamed(4, max(2, min(64, inFlight/n)), n)
+		window := max(2, min(64, inFlight/n))
+		shape := b.streamed(4, window, n)
 		c.add(n,
 			&cell{system: "keytrail", run: b.served("keytrail", b.random, shape)},
-			&cell{system: "Tessera behind gRPC", run: b.served("tessera", b.random, shape, "--batch", strconv.Itoa(min(1024, max(256, 4*n))), "--age", "50ms")},
+			&cell{system: "Tessera behind gRPC", run: b.served("tessera", b.random, shape, "--batch", strconv.Itoa(max(256, 2*window*n)), "--age", "250ms")},
 			&cell{system: "gRPC alone", run: b.served("echo", b.random, shape)},
 			&cell{system: "PostgreSQL", run: b.postgresCell(4, n)})
 	}
