@@ -5,6 +5,7 @@ BUF_VERSION                := v1.75.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOLANGCI_VERSION           := v2.15.0
+GOTESTSUM_VERSION          := v1.13.0
 
 # Each tool has a directory named after its version, so that a new version is built anew.
 TOOLS    := $(CURDIR)/.bin
@@ -12,6 +13,7 @@ BUF      := $(TOOLS)/buf-$(BUF_VERSION)/buf
 GEN_GO   := $(TOOLS)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)/protoc-gen-go
 GEN_GRPC := $(TOOLS)/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)/protoc-gen-go-grpc
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+TESTSUM  := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)/gotestsum
 
 # How long `make fuzz` spends on each target.
 T ?= 60s
@@ -36,8 +38,8 @@ build: ## build the programs into bin/
 build-pkcs11: ## the same with support for PKCS#11 tokens (needs a C compiler)
 	CGO_ENABLED=1 go build -tags pkcs11 -trimpath -o bin/ ./cmd/keytraild ./cmd/keytrail ./cmd/keytrail-witness
 
-test: strace ## run the tests
-	go test -timeout 5m ./...
+test: strace $(if $(SUMMARY),$(TESTSUM)) ## run the tests; with SUMMARY=yes, say at the end which failed and were skipped
+	$(if $(SUMMARY),$(TESTSUM) --format pkgname --,go test) -timeout 5m ./...
 
 test-pkcs11: ## run those with a token of SoftHSM, installed if it is missing (Debian, root)
 	@test -e /usr/lib/softhsm/libsofthsm2.so || { apt-get update -qq && apt-get install -qq -y softhsm2; }
@@ -143,6 +145,9 @@ clean: ## remove everything that the targets made, tools included
 
 $(BUF):
 	GOBIN=$(@D) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(TESTSUM):
+	GOBIN=$(@D) go install gotest.tools/gotestsum@$(GOTESTSUM_VERSION)
 
 $(GEN_GO):
 	GOBIN=$(@D) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)

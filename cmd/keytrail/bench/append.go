@@ -34,8 +34,8 @@ func (b *bench) timed(s load.Shape) load.Shape {
 	return s
 }
 
-// shortBatches is Tessera with batches that wait for 5 ms at most, which made what the asks call Tessera's figure. Longer
-// ones make more where more than a batch is under way.
+// shortBatches is Tessera with batches that wait for 5 ms at most: its figures agree with those that the
+// asks were made from. Longer ones make more where more than a batch is under way.
 const shortBatches = "the same, batches of 5 ms at most"
 
 // appends are the rows about how fast events are recorded.
